@@ -1,0 +1,1 @@
+"""Robots, recording, launch files, configuration and the ``fog`` command."""

@@ -1,0 +1,1 @@
+"""From robot topics to bags, and from bags to episodes."""
