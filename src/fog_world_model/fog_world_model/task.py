@@ -53,6 +53,9 @@ class StreamConfig:
     """Dotted paths; in a JointState ``position.NAME`` finds the joint by name."""
     max_age_s: float = 0.2
     """A message older than this at the moment of a step is stale and breaks the episode."""
+    slack_s: float = 0.0
+    """A message without header stamp that arrives up to this long after a step's image still
+    belongs to the step: for topics that are published together with the image."""
 
 
 @dataclass(frozen=True)
