@@ -1,0 +1,118 @@
+"""Windows of consecutive steps for training; never across the border of an episode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fog_world_model.data.episodes import EpisodeStore
+from fog_world_model.errors import FogError
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of windows; row t holds o_t and the transition to o_{t+1}.
+
+    The transition of the last row of a window may be the unused one that closes an episode, so
+    losses look at transitions ``[:, :-1]``.
+    """
+
+    image: Tensor
+    """``[batch, time, channel, height, width]``, float in [-1, 1]."""
+    proprioception: Tensor
+    """``[batch, time, field]``, normalised."""
+    action: Tensor
+    """``[batch, time, field]`` in [-1, 1]."""
+    reward: Tensor
+    """``[batch, time]``."""
+    end: Tensor
+    """``[batch, time]``, 0 or 1."""
+
+
+def to_float_image(image: Tensor) -> Tensor:
+    """uint8 ``[..., height, width, channel]`` -> float in [-1, 1] ``[..., channel, height, width]``."""
+    return image.movedim(-1, -3).float().div_(127.5).sub_(1.0).contiguous()
+
+
+def to_uint8_image(image: Tensor) -> npt.NDArray[np.uint8]:
+    """Inverse of :func:`to_float_image`; values outside [-1, 1] are clipped."""
+    scaled = image.detach().float().clamp(-1, 1).add(1.0).mul(127.5).round().to(torch.uint8)
+    return scaled.movedim(-3, -1).cpu().numpy()
+
+
+class WindowSampler:
+    """Draw random windows from the episodes of one split, held in memory.
+
+    Windows are drawn uniformly over all places where one fits, by a generator of its own, so that
+    the order of the data is a function of the seed and of the number of batches drawn.
+    """
+
+    def __init__(
+        self, store: EpisodeStore, *, length: int, split: str = "training", seed: int = 0
+    ) -> None:
+        """Load a split.
+
+        Args:
+            store: Where the episodes are.
+            length: Observations in a window.
+            split: ``training`` or ``validation``.
+            seed: Seed of the order.
+
+        Raises:
+            FogError: No episode of the split is that long.
+        """
+        self.length = length
+        self._generator = np.random.default_rng(seed)
+        episodes = store.split(split)
+        starts, lengths = store.starts[episodes], store.lengths[episodes]
+        places = [np.arange(s, s + n - length + 1) for s, n in zip(starts, lengths, strict=True)]
+        self._places = np.concatenate(places) if places else np.zeros(0, np.int64)
+        if not len(self._places):
+            raise FogError(
+                f"episode store {store.path}: no {split} episode has {length} steps (the longest "
+                f"has {lengths.max() if len(lengths) else 0}); record longer episodes or choose a "
+                "shorter window"
+            )
+        self._image = torch.from_numpy(np.asarray(store.array("image")[:]))
+        proprioception = store.normalisation.apply(store.array("proprioception")[:])
+        self._proprioception = torch.from_numpy(proprioception)
+        self._action = torch.from_numpy(np.asarray(store.array("action")[:]))
+        self._reward = torch.from_numpy(np.asarray(store.array("reward")[:]))
+        self._end = torch.from_numpy(np.asarray(store.array("end")[:]).astype(np.float32))
+
+    def __len__(self) -> int:
+        """Number of distinct windows."""
+        return len(self._places)
+
+    @property
+    def generator_state(self) -> dict[str, object]:
+        """State of the random order, for checkpoints (plain JSON values)."""
+        return dict(self._generator.bit_generator.state)
+
+    @generator_state.setter
+    def generator_state(self, state: dict[str, object]) -> None:
+        self._generator.bit_generator.state = state
+
+    def sample(self, batch: int, device: torch.device | str = "cpu") -> Windows:
+        """Draw ``batch`` windows with replacement."""
+        chosen = self._places[self._generator.integers(len(self._places), size=batch)]
+        return self.at(chosen, device)
+
+    def at(self, first_rows: npt.NDArray[np.int64], device: torch.device | str = "cpu") -> Windows:
+        """Windows that start at given rows of the store."""
+        rows = torch.from_numpy(first_rows[:, None] + np.arange(self.length)[None])
+        return Windows(
+            image=to_float_image(self._image[rows].to(device)),
+            proprioception=self._proprioception[rows].to(device),
+            action=self._action[rows].to(device),
+            reward=self._reward[rows].to(device),
+            end=self._end[rows].to(device),
+        )
+
+    def every(self, stride: int) -> npt.NDArray[np.int64]:
+        """First rows of windows that tile the split with a stride, for evaluation."""
+        return self._places[::stride]
