@@ -1,0 +1,38 @@
+"""Robots, simulated and real, behind one interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fog_bringup.robots.robot import Observation, Robot
+from fog_world_model.errors import FogError
+from fog_world_model.task import TaskConfig
+
+__all__ = ["Observation", "Robot", "make_robot"]
+
+ROBOTS = ("go2", "pusht")
+
+
+def make_robot(task: TaskConfig, **overrides: Any) -> Robot:
+    """Make the simulated robot that a task names.
+
+    Args:
+        task: ``robot`` and ``options`` say which one and in which scene.
+        **overrides: Arguments of the robot's class (``camera_hz``, ``image_height``,
+            ``image_width``).
+
+    Raises:
+        FogError: No such robot, or what it needs is not installed.
+    """
+    # Imported on demand: a machine with only one of the simulators can still run that one.
+    if task.robot == "go2":
+        from fog_bringup.robots.go2 import Go2Robot
+
+        return Go2Robot(task, **overrides)
+    if task.robot == "pusht":
+        from fog_bringup.robots.pusht import PushTRobot
+
+        return PushTRobot(task, **overrides)
+    raise FogError(
+        f"task '{task.name}': no simulated robot '{task.robot}'; known are {', '.join(ROBOTS)}"
+    )

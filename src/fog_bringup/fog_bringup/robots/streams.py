@@ -1,0 +1,176 @@
+"""What a robot observes, as the ROS messages that it publishes."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fog_bringup.robots.robot import Observation, Robot
+from fog_world_model.data import messages
+
+CAMERA_FRAME, BASE_FRAME, IMU_FRAME, WORLD_FRAME = (
+    "camera_optical_frame",
+    "base_link",
+    "imu_link",
+    "odom",
+)
+
+Encoded = tuple[str, str, bytes]
+"""Topic, interface name, CDR bytes."""
+
+
+def observation_messages(robot: Robot, observation: Observation) -> list[Encoded]:
+    """Encode an observation.
+
+    Args:
+        robot: Gives the camera's geometry and says whether there are joints and an IMU.
+        observation: Its header stamps are ``observation.stamp_ns``; without an image no camera
+            topics are given.
+
+    Returns:
+        Messages in the order in which they are published; reward, end and episode come before the
+        picture that they belong to, so that who waits for the picture has them already.
+    """
+    stamp = observation.stamp_ns
+    found = [("/odom", _odometry(observation))]
+    if robot.has_inertial:
+        found += [("/joint_states", _joint_state(observation)), ("/imu/data", _imu(observation))]
+    found += [
+        ("/task/reward", messages.make("std_msgs/msg/Float32", data=float(observation.reward))),
+        ("/task/end", messages.make("std_msgs/msg/Bool", data=bool(observation.end))),
+        ("/task/episode", messages.make("std_msgs/msg/Int32", data=observation.episode)),
+    ]
+    found += [
+        (f"/sim/{name}_pose", _object_pose(stamp, pose))
+        for name, pose in observation.objects.items()
+    ]
+    if observation.image is not None:
+        height, width = observation.image.shape[:2]
+        info = _camera_info(height, width, robot.fovy_deg)
+        info.header = messages.header(stamp, CAMERA_FRAME)
+        found += [
+            ("/camera/camera_info", info),
+            ("/camera/image_raw", _image(stamp, observation.image)),
+        ]
+    return [(topic, m.__msgtype__, messages.serialise(m)) for topic, m in found]
+
+
+def command_message(command: npt.ArrayLike, fields: tuple[str, ...], typename: str) -> bytes:
+    """Encode a command.
+
+    Args:
+        command: ``[field]``, physical units.
+        fields: Dotted paths of the message's numbers, as in ``action.fields`` of a task.
+        typename: The message's interface name, for example ``geometry_msgs/msg/Twist``.
+    """
+    message = messages.make(typename)
+    for path, value in zip(fields, np.asarray(command, np.float64), strict=True):
+        *parents, last = path.split(".")
+        setattr(functools.reduce(getattr, parents, message), last, float(value))
+    return messages.serialise(message)
+
+
+def _image(stamp_ns: int, image: npt.NDArray[np.uint8]) -> Any:
+    height, width = image.shape[:2]
+    return messages.make(
+        "sensor_msgs/msg/Image",
+        header=messages.header(stamp_ns, CAMERA_FRAME),
+        height=height,
+        width=width,
+        encoding="rgb8",
+        step=3 * width,
+        data=np.ascontiguousarray(image).reshape(-1),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _camera_info(height: int, width: int, fovy_deg: float) -> Any:
+    """Pinhole camera with square pixels, without distortion and without a header."""
+    focal = height / 2 / math.tan(math.radians(fovy_deg) / 2)
+    # pixel centres lie at whole numbers, so the middle of the picture is half a pixel before w / 2
+    cx, cy = (width - 1) / 2, (height - 1) / 2
+    k = np.array([focal, 0, cx, 0, focal, cy, 0, 0, 1], np.float64)
+    p = np.array([focal, 0, cx, 0, 0, focal, cy, 0, 0, 0, 1, 0], np.float64)
+    return messages.make(
+        "sensor_msgs/msg/CameraInfo",
+        height=height,
+        width=width,
+        distortion_model="plumb_bob",
+        d=np.zeros(5),
+        k=k,
+        r=np.eye(3).reshape(-1),
+        p=p,
+    )
+
+
+def _joint_state(o: Observation) -> Any:
+    return messages.make(
+        "sensor_msgs/msg/JointState",
+        header=messages.header(o.stamp_ns, BASE_FRAME),
+        name=list(o.joint_names),
+        position=o.joint_position,
+        velocity=o.joint_velocity,
+        effort=o.joint_effort,
+    )
+
+
+def _imu(o: Observation) -> Any:
+    return messages.make(
+        "sensor_msgs/msg/Imu",
+        header=messages.header(o.stamp_ns, IMU_FRAME),
+        orientation=_quaternion(o.orientation),
+        angular_velocity=_vector(o.angular_velocity),
+        linear_acceleration=_vector(o.linear_acceleration),
+    )
+
+
+def _odometry(o: Observation) -> Any:
+    pose = messages.make(
+        "geometry_msgs/msg/Pose",
+        position=_point(o.position),
+        orientation=_quaternion(o.orientation),
+    )
+    twist = messages.make(
+        "geometry_msgs/msg/Twist",
+        linear=_vector(o.linear_velocity),
+        angular=_vector(o.angular_velocity),
+    )
+    return messages.make(
+        "nav_msgs/msg/Odometry",
+        header=messages.header(o.stamp_ns, WORLD_FRAME),
+        child_frame_id=BASE_FRAME,
+        pose=messages.make("geometry_msgs/msg/PoseWithCovariance", pose=pose),
+        twist=messages.make("geometry_msgs/msg/TwistWithCovariance", twist=twist),
+    )
+
+
+def _object_pose(stamp_ns: int, pose: tuple[float, float, float]) -> Any:
+    x, y, yaw = pose
+    return messages.make(
+        "geometry_msgs/msg/PoseStamped",
+        header=messages.header(stamp_ns, WORLD_FRAME),
+        pose=messages.make(
+            "geometry_msgs/msg/Pose",
+            position=_point((x, y, 0.0)),
+            orientation=_quaternion((0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))),
+        ),
+    )
+
+
+def _vector(v: npt.ArrayLike) -> Any:
+    x, y, z = map(float, np.asarray(v))
+    return messages.make("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
+
+
+def _point(v: npt.ArrayLike) -> Any:
+    x, y, z = map(float, np.asarray(v))
+    return messages.make("geometry_msgs/msg/Point", x=x, y=y, z=z)
+
+
+def _quaternion(xyzw: npt.ArrayLike) -> Any:
+    x, y, z, w = map(float, np.asarray(xyzw))
+    return messages.make("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
