@@ -1,0 +1,1 @@
+"""How good a world model is, in figures and pictures."""

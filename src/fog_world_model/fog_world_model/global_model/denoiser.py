@@ -1,0 +1,190 @@
+"""The denoiser: EDM preconditioning around a U-Net, conditioned on past frames and actions.
+
+Formulas: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models"
+(arXiv 2206.00364), table 1, right column; as a world model in Alonso et al. 2024 (DIAMOND, arXiv
+2405.12399), section 3 and appendix, whose offset noise and conditioning are kept here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Size and noise of the denoiser."""
+
+    context_frames: int = 2
+    """Past frames (L) concatenated on channels, and past actions embedded."""
+    patch: int = 2
+    """Side of the pixel-unshuffled patches the network works on; 1 is plain pixels."""
+    channels: tuple[int, ...] = (64, 96, 128)
+    """Channels per resolution of the U-Net, finest first."""
+    layers: int = 1
+    """Residual blocks per resolution."""
+    embedding: int = 128
+    """Width of the embedding of actions and proprioception."""
+    residual: bool = True
+    """Predict the difference to the last frame instead of the frame itself."""
+    sigma_data: float = 0.5
+    """Standard deviation of what is denoised (after scaling, for the residual)."""
+    sigma_offset: float = 0.3
+    """Offset noise per channel, against drift of the mean colour; 0 switches it off."""
+    noise_log_mean: float = -0.4
+    noise_log_std: float = 1.2
+    sigma_min: float = 2e-3
+    sigma_max: float = 20.0
+
+
+@dataclass(frozen=True)
+class Preconditioning:
+    """The four coefficients, each ``[batch]``."""
+
+    c_in: Tensor
+    c_out: Tensor
+    c_skip: Tensor
+    c_noise: Tensor
+
+
+def preconditioning(sigma: Tensor, sigma_data: float, sigma_offset: float) -> Preconditioning:
+    """EDM coefficients for noise of level ``sigma`` plus offset noise.
+
+    The two noises are independent, so the effective level is ``sqrt(sigma^2 + sigma_offset^2)``.
+    """
+    sigma = (sigma**2 + sigma_offset**2).sqrt()
+    total = sigma**2 + sigma_data**2
+    return Preconditioning(
+        c_in=total.rsqrt(),
+        c_out=sigma * sigma_data * total.rsqrt(),
+        c_skip=sigma_data**2 / total,
+        c_noise=sigma.log() / 4,
+    )
+
+
+class Denoiser(nn.Module):
+    """D(x; sigma, context): the mean of the next frame given a noisy one.
+
+    ``x`` is the frame in [-1, 1], or with ``residual`` the difference to the last frame divided by
+    its standard deviation and multiplied by ``sigma_data``, so that the same noise fits both.
+    """
+
+    residual_std: Tensor
+
+    def __init__(
+        self,
+        config: DenoiserConfig,
+        *,
+        height: int,
+        width: int,
+        action_size: int,
+        proprioception_size: int,
+    ) -> None:
+        """Build the network for images of a size (channel is always 3)."""
+        super().__init__()
+        self.config = config
+        pixels = 3 * config.patch**2
+        self.unet = UNet2DModel(
+            sample_size=(height // config.patch, width // config.patch),
+            in_channels=pixels * (config.context_frames + 1),
+            out_channels=pixels,
+            layers_per_block=config.layers,
+            block_out_channels=config.channels,
+            down_block_types=("DownBlock2D",) * len(config.channels),
+            up_block_types=("UpBlock2D",) * len(config.channels),
+            add_attention=False,
+            class_embed_type="identity",
+            resnet_time_scale_shift="scale_shift",
+            norm_num_groups=8,
+        )
+        # diffusers adds class_labels to the time embedding, which scales and shifts every group
+        # norm: the way in for actions and proprioception.
+        conditions = config.context_frames * action_size + proprioception_size
+        self.condition = nn.Sequential(
+            nn.Linear(conditions, config.embedding),
+            nn.SiLU(),
+            nn.Linear(config.embedding, 4 * config.channels[0]),
+        )
+        self.register_buffer("residual_std", torch.tensor(0.2))
+
+    def measure_residual(self, frames: Tensor) -> None:
+        """Set the scale of the residual from real frames ``[batch, time, c, h, w]``."""
+        self.residual_std.copy_((frames[:, 1:] - frames[:, :-1]).std().clamp_min(1e-3))
+
+    def to_target(self, frame: Tensor, last: Tensor) -> Tensor:
+        """What is denoised, from the next frame and the last one, ``[batch, c, h, w]``."""
+        if not self.config.residual:
+            return frame
+        return (frame - last) * (self.config.sigma_data / self.residual_std)
+
+    def to_frame(self, target: Tensor, last: Tensor) -> Tensor:
+        """Inverse of :meth:`to_target`, clipped to [-1, 1]."""
+        if self.config.residual:
+            target = last + target * (self.residual_std / self.config.sigma_data)
+        return target.clamp(-1.0, 1.0)
+
+    def forward(
+        self, noisy: Tensor, sigma: Tensor, context: Tensor, actions: Tensor, proprio: Tensor
+    ) -> Tensor:
+        """Denoise.
+
+        Args:
+            noisy: ``[batch, channel, height, width]``.
+            sigma: ``[batch]`` noise level.
+            context: ``[batch, time, channel, height, width]``, the last L frames.
+            actions: ``[batch, time, field]``, the last L actions, the newest is a_t.
+            proprio: ``[batch, field]``, normalised proprioception at o_t.
+
+        Returns:
+            Denoised ``[batch, channel, height, width]``.
+        """
+        c = self._coefficients(sigma)
+        output = self._network(noisy, c, context, actions, proprio)
+        return _per_image(c.c_skip) * noisy + _per_image(c.c_out) * output
+
+    def loss(
+        self, frame: Tensor, context: Tensor, actions: Tensor, proprio: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean squared error of the network against the target (x - c_skip x_noisy) / c_out.
+
+        Returns:
+            The loss, and the denoised frame ``[batch, channel, height, width]`` without gradient.
+        """
+        config = self.config
+        last = context[:, -1]
+        clean = self.to_target(frame, last)
+        batch = len(frame)
+        log_sigma = torch.randn(batch, device=frame.device)
+        sigma = (log_sigma * config.noise_log_std + config.noise_log_mean).exp()
+        sigma = sigma.clamp(config.sigma_min, config.sigma_max)
+        offset = config.sigma_offset * torch.randn(batch, 3, 1, 1, device=frame.device)
+        noisy = clean + offset + _per_image(sigma) * torch.randn_like(clean)
+        c = self._coefficients(sigma)
+        output = self._network(noisy, c, context, actions, proprio)
+        target = (clean - _per_image(c.c_skip) * noisy) / _per_image(c.c_out)
+        with torch.no_grad():
+            denoised = _per_image(c.c_skip) * noisy + _per_image(c.c_out) * output
+        return F.mse_loss(output.float(), target), self.to_frame(denoised, last)
+
+    def _coefficients(self, sigma: Tensor) -> Preconditioning:
+        return preconditioning(sigma, self.config.sigma_data, self.config.sigma_offset)
+
+    def _network(
+        self, noisy: Tensor, c: Preconditioning, context: Tensor, actions: Tensor, proprio: Tensor
+    ) -> Tensor:
+        scaled = context.flatten(1, 2) / self.config.sigma_data
+        stacked = torch.cat([_per_image(c.c_in) * noisy, scaled], dim=1)
+        stacked = F.pixel_unshuffle(stacked, self.config.patch)
+        condition = self.condition(torch.cat([actions.flatten(1), proprio], dim=1))
+        # diffusers' sinusoidal embedding resolves steps of about 1; c_noise spans about 2.
+        output = self.unet(stacked, 100.0 * c.c_noise, class_labels=condition).sample
+        return F.pixel_shuffle(output, self.config.patch)
+
+
+def _per_image(coefficient: Tensor) -> Tensor:
+    """``[batch]`` -> ``[batch, 1, 1, 1]``."""
+    return coefficient[:, None, None, None]

@@ -1,0 +1,199 @@
+"""The global world model: denoiser, sampler and outcome head behind one interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from fog_world_model.data.windows import Windows
+from fog_world_model.global_model.denoiser import Denoiser, DenoiserConfig
+from fog_world_model.global_model.outcome import Outcome, OutcomeConfig, OutcomeHead
+from fog_world_model.global_model.sampler import Sampler, SamplerConfig
+
+
+@dataclass(frozen=True)
+class GlobalModelConfig:
+    """Everything that fixes the shape of a global model."""
+
+    height: int
+    width: int
+    action_size: int
+    proprioception_size: int
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    outcome: OutcomeConfig = field(default_factory=OutcomeConfig)
+
+
+PRESETS: dict[str, tuple[DenoiserConfig, SamplerConfig, OutcomeConfig]] = {
+    "tiny": (
+        DenoiserConfig(patch=4, channels=(16, 32), embedding=32),
+        SamplerConfig(steps=2),
+        OutcomeConfig(channels=16, hidden=32),
+    ),
+    "small": (
+        DenoiserConfig(patch=4, channels=(64, 128, 128)),
+        SamplerConfig(steps=3),
+        OutcomeConfig(),
+    ),
+    "diamond": (
+        DenoiserConfig(
+            context_frames=4, patch=1, channels=(64, 64, 64, 64), layers=2, embedding=256
+        ),
+        SamplerConfig(steps=3),
+        OutcomeConfig(channels=64, hidden=512),
+    ),
+}
+"""Named sizes: ``tiny`` for tests, ``small`` for two CPU cores, ``diamond`` for a GPU."""
+
+
+def preset(
+    name: str, *, height: int, width: int, action_size: int, proprioception_size: int
+) -> GlobalModelConfig:
+    """Configuration of a named size for a task's image, action and proprioception."""
+    denoiser, sampler, outcome = PRESETS[name]
+    return GlobalModelConfig(
+        height, width, action_size, proprioception_size, denoiser, sampler, outcome
+    )
+
+
+@dataclass(frozen=True)
+class WorldState:
+    """What the global model remembers of a batch of worlds."""
+
+    frames: Tensor
+    """``[batch, time, channel, height, width]``: the last L frames in [-1, 1], the newest last."""
+    actions: Tensor
+    """``[batch, time, field]``: the L - 1 actions between those frames."""
+    proprioception: Tensor
+    """``[batch, field]``: normalised, at the newest frame."""
+    recurrent: Tensor
+    """``[batch, hidden]``: state of the outcome head."""
+
+    def where(self, mask: Tensor, other: WorldState) -> WorldState:
+        """Take the worlds of ``other`` where ``mask`` ``[batch]`` is true."""
+
+        def pick(mine: Tensor, theirs: Tensor) -> Tensor:
+            return torch.where(mask.view(-1, *[1] * (mine.dim() - 1)), theirs, mine)
+
+        return WorldState(
+            pick(self.frames, other.frames),
+            pick(self.actions, other.actions),
+            pick(self.proprioception, other.proprioception),
+            pick(self.recurrent, other.recurrent),
+        )
+
+
+class GlobalModel(nn.Module):
+    """Imagine the next frame, proprioception, reward and end, given an action."""
+
+    def __init__(self, config: GlobalModelConfig) -> None:
+        """Build an untrained model."""
+        super().__init__()
+        self.config = config
+        sizes = {
+            "height": config.height,
+            "width": config.width,
+            "action_size": config.action_size,
+            "proprioception_size": config.proprioception_size,
+        }
+        self.denoiser = Denoiser(config.denoiser, **sizes)
+        self.outcome = OutcomeHead(config.outcome, **sizes)
+        self.sampler = Sampler(config.sampler, config.denoiser.sigma_data)
+
+    @property
+    def context_frames(self) -> int:
+        """Past frames (L) that a world is started from."""
+        return self.config.denoiser.context_frames
+
+    def with_sampling_steps(self, steps: int) -> None:
+        """Change the number of denoising steps (speed against sharpness); weights stay."""
+        self.sampler = Sampler(
+            replace(self.config.sampler, steps=steps), self.config.denoiser.sigma_data
+        )
+
+    def loss(self, windows: Windows) -> dict[str, Tensor]:
+        """Losses on real windows of at least L + 1 observations.
+
+        From the L-th frame on, every frame of the window is denoised given the frames before it;
+        each is then fed back as context in its denoised form with probability one half, so that
+        the model learns to go on from its own frames (multi-step training against drift).
+
+        Returns:
+            ``denoise``, ``reward``, ``end``, ``proprioception`` and their weighted sum ``total``.
+        """
+        context_length, length = self.context_frames, windows.image.shape[1]
+        frames = list(windows.image[:, :context_length].unbind(1))
+        denoise = []
+        for t in range(context_length - 1, length - 1):
+            context = torch.stack(frames[-context_length:], 1)
+            actions = windows.action[:, t + 1 - context_length : t + 1]
+            loss, denoised = self.denoiser.loss(
+                windows.image[:, t + 1], context, actions, windows.proprioception[:, t]
+            )
+            denoise.append(loss)
+            own = torch.rand(len(denoised), 1, 1, 1, device=denoised.device) < 0.5
+            frames.append(torch.where(own, denoised, windows.image[:, t + 1]))
+        # The outcome head will read imagined frames: let it see them in training too.
+        seen = torch.stack(frames, 1)
+        outcome = self.outcome.loss(
+            seen[:, :-1],
+            windows.proprioception[:, :-1],
+            windows.action[:, :-1],
+            seen[:, 1:],
+            windows.reward[:, :-1],
+            windows.end[:, :-1],
+            windows.proprioception[:, 1:],
+        )
+        losses = {"denoise": torch.stack(denoise).mean(), **outcome}
+        losses["total"] = sum(losses.values(), torch.zeros_like(losses["denoise"]))
+        return losses
+
+    @torch.no_grad()
+    def start(self, windows: Windows) -> WorldState:
+        """Worlds that go on from the last observation of real contexts of at least L."""
+        recurrent = self.outcome.initial(len(windows.image))
+        for t in range(windows.image.shape[1] - 1):
+            _, recurrent = self.outcome.step(
+                windows.image[:, t],
+                windows.proprioception[:, t],
+                windows.action[:, t],
+                windows.image[:, t + 1],
+                recurrent,
+            )
+        return WorldState(
+            windows.image[:, -self.context_frames :],
+            windows.action[:, -self.context_frames : -1],
+            windows.proprioception[:, -1],
+            recurrent,
+        )
+
+    @torch.no_grad()
+    def step(
+        self, state: WorldState, action: Tensor, generator: torch.Generator
+    ) -> tuple[WorldState, Outcome]:
+        """Imagine one step.
+
+        Args:
+            state: The worlds.
+            action: ``[batch, field]`` in [-1, 1].
+            generator: Source of the sampler's noise.
+
+        Returns:
+            The new worlds (newest frame last) and the outcome of the transition.
+        """
+        actions = torch.cat([state.actions, action[:, None]], dim=1)
+        frame = self.sampler.sample(
+            self.denoiser, state.frames, actions, state.proprioception, generator
+        )
+        outcome, recurrent = self.outcome.step(
+            state.frames[:, -1], state.proprioception, action, frame, state.recurrent
+        )
+        following = WorldState(
+            torch.cat([state.frames[:, 1:], frame[:, None]], dim=1),
+            actions[:, 1:],
+            outcome.proprioception,
+            recurrent,
+        )
+        return following, outcome

@@ -1,0 +1,1 @@
+"""The local world model: a light, differentiable recurrent state-space model."""

@@ -1,0 +1,1 @@
+"""One training loop for all models, and the checkpoints it writes."""
