@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,6 +86,22 @@ class ImaginedEnv:
             self._state = self._state.where(which, fresh)
             self.age = torch.where(which, 0, self.age)
         return windows
+
+    def snapshot(self) -> tuple[object, ...]:
+        """Everything that a step or a restart changes; give it to :meth:`restore`."""
+        return (
+            self._state,
+            self.age,
+            self.steps,
+            self._generator.get_state(),
+            self._contexts.generator_state,
+        )
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        """Go back to a snapshot: the same actions then give the same steps."""
+        self._state, self.age, self.steps, noise, contexts = snapshot
+        self._generator.set_state(noise)
+        self._contexts.generator_state = contexts
 
     @torch.no_grad()
     def step(self, action: Tensor) -> ImaginedStep:

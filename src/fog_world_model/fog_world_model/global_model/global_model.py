@@ -116,28 +116,24 @@ class GlobalModel(nn.Module):
     def loss(self, windows: Windows) -> dict[str, Tensor]:
         """Losses on real windows of at least L + 1 observations.
 
-        From the L-th frame on, every frame of the window is denoised given the frames before it;
-        each is then fed back as context in its denoised form with probability one half, so that
+        From the L-th on, every frame of the window is denoised given the L real frames before it.
+        Frames whose context can hold denoised frames are denoised once more given those, so that
         the model learns to go on from its own frames (multi-step training against drift).
 
         Returns:
-            ``denoise``, ``reward``, ``end``, ``proprioception`` and their weighted sum ``total``.
+            ``denoise``, ``own`` (the second pass), ``reward``, ``end``, ``proprioception`` and
+            their sum ``total``.
         """
-        context_length, length = self.context_frames, windows.image.shape[1]
-        frames = list(windows.image[:, :context_length].unbind(1))
-        denoise = []
-        for t in range(context_length - 1, length - 1):
-            context = torch.stack(frames[-context_length:], 1)
-            actions = windows.action[:, t + 1 - context_length : t + 1]
-            loss, denoised = self.denoiser.loss(
-                windows.image[:, t + 1], context, actions, windows.proprioception[:, t]
-            )
-            denoise.append(loss)
-            own = torch.rand(len(denoised), 1, 1, 1, device=denoised.device) < 0.5
-            frames.append(torch.where(own, denoised, windows.image[:, t + 1]))
+        context, length = self.context_frames, windows.image.shape[1]
+        denoise, denoised = self._denoise(windows, windows.image, range(context - 1, length - 1))
+        own = torch.cat([windows.image[:, :context], denoised], 1)
+        losses = {"denoise": denoise}
+        if length > context + 1:
+            losses["own"], _ = self._denoise(windows, own, range(context, length - 1))
         # The outcome head will read imagined frames: let it see them in training too.
-        seen = torch.stack(frames, 1)
-        outcome = self.outcome.loss(
+        mixed = torch.rand(own.shape[:2], device=own.device)[:, :, None, None, None] < 0.5
+        seen = torch.where(mixed, own, windows.image)
+        losses |= self.outcome.loss(
             seen[:, :-1],
             windows.proprioception[:, :-1],
             windows.action[:, :-1],
@@ -146,9 +142,34 @@ class GlobalModel(nn.Module):
             windows.end[:, :-1],
             windows.proprioception[:, 1:],
         )
-        losses = {"denoise": torch.stack(denoise).mean(), **outcome}
-        losses["total"] = sum(losses.values(), torch.zeros_like(losses["denoise"]))
+        losses["total"] = torch.stack(list(losses.values())).sum()
         return losses
+
+    def _denoise(
+        self, windows: Windows, context: Tensor, steps: range
+    ) -> tuple[Tensor, Tensor]:
+        """Denoise frame t + 1 for each t of ``steps`` in one batch.
+
+        Args:
+            windows: The targets, actions and proprioception.
+            context: ``[batch, time, c, h, w]``: the frames that are given as context.
+            steps: Which t.
+
+        Returns:
+            The loss and the denoised frames ``[batch, len(steps), c, h, w]``.
+        """
+        past = self.context_frames
+
+        def stacked(rows: list[Tensor]) -> Tensor:
+            return torch.stack(rows, 1).flatten(0, 1)
+
+        loss, denoised = self.denoiser.loss(
+            stacked([windows.image[:, t + 1] for t in steps]),
+            stacked([context[:, t + 1 - past : t + 1] for t in steps]),
+            stacked([windows.action[:, t + 1 - past : t + 1] for t in steps]),
+            stacked([windows.proprioception[:, t] for t in steps]),
+        )
+        return loss, denoised.unflatten(0, (-1, len(steps)))
 
     @torch.no_grad()
     def start(self, windows: Windows) -> WorldState:

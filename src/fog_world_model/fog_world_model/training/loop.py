@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -101,14 +101,31 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[float, str], None]]:
-    """A bar on standard error; call it with the fraction done and a text."""
+    """Show progress on standard error; call it with the fraction done and a text.
+
+    On a terminal it is a bar with the time that is left; in a log file a line every 20 seconds.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        begun = told = time.monotonic()
+
+        def tell(fraction: float, text: str) -> None:
+            nonlocal told
+            if time.monotonic() - told >= 20 or fraction >= 1:
+                told = time.monotonic()
+                left = (told - begun) * (1 / max(fraction, 1e-3) - 1)
+                console.print(f"{description}: {fraction:4.0%}, {text}, {left:.0f} s left")
+
+        yield tell
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
-        console=Console(stderr=True),
+        console=console,
         refresh_per_second=2,
     ) as bar:
         task: TaskID = bar.add_task(description, total=1.0, text="")

@@ -31,10 +31,12 @@ def train_global(
     loop: LoopConfig,
     *,
     preset: str = "small",
-    window: int = 6,
+    window: int = 0,
     resume: bool = False,
 ) -> FitResult:
     """Train the global model on windows of ``window`` observations; see :func:`.loop.fit`.
+
+    A window of 0 takes two observations more than the model's context.
 
     Raises:
         FogError: The preset is unknown, or what :func:`.loop.fit` raises.
@@ -44,9 +46,7 @@ def train_global(
     config = global_model.preset(preset, **_sizes(store.task))
     torch.manual_seed(loop.seed)
     model = GlobalModel(config)
-    sampler = WindowSampler(
-        store, length=max(window, model.context_frames + 1), seed=loop.seed
-    )
+    sampler = WindowSampler(store, length=window or model.context_frames + 2, seed=loop.seed)
     model.denoiser.measure_residual(sampler.sample(256).image)
     return fit(
         model,
