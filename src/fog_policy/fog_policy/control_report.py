@@ -1,0 +1,154 @@
+"""How well the control loop kept its time, and what stopped the robot. No ROS here."""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class ControlReport:
+    """Collects the ticks of one activation.
+
+    Args:
+        declared_hz: The control rate that the task asks for.
+    """
+
+    def __init__(self, declared_hz: float) -> None:
+        self.declared_hz = declared_hz
+        self.commands = 0
+        """Commands published, zero commands included."""
+        self.episodes = 1
+        self.missed_deadlines = 0
+        """Control periods in which no command was published."""
+        self.repeated_images = 0
+        """Commands computed from an image that had been used before."""
+        self._period_ns = 1e9 / declared_hz
+        self._last_ns: int | None = None
+        self._intervals_ns = array("d")
+        self._latency_ns = array("d")
+        self._inference_ns = array("d")
+        self._image_ns: int | None = None
+        self._stopped_by: frozenset[str] = frozenset()
+        self._stops: Counter[str] = Counter()
+        self._stopped_commands: Counter[str] = Counter()
+        self._limits: Counter[str] = Counter()
+
+    def tick(self, now_ns: int) -> None:
+        """Note that a command was published.
+
+        Args:
+            now_ns: When, by the node's clock.
+        """
+        self.commands += 1
+        if self._last_ns is not None:
+            interval = now_ns - self._last_ns
+            self._intervals_ns.append(interval)
+            if interval > 1.5 * self._period_ns:
+                self.missed_deadlines += round(interval / self._period_ns) - 1
+        self._last_ns = now_ns
+
+    def restart_interval(self) -> None:
+        """Do not count the time up to the next tick: the loop is being aligned to the camera."""
+        self._last_ns = None
+
+    def driven(self, image_ns: int, latency_ns: float, inference_ns: float) -> None:
+        """Note a command that the policy computed and the filter let pass.
+
+        Args:
+            image_ns: Stamp of the image it was computed from.
+            latency_ns: From that stamp to the command, by the node's clock.
+            inference_ns: Wall time of the policy alone.
+        """
+        self._latency_ns.append(latency_ns)
+        self._inference_ns.append(inference_ns)
+        self.repeated_images += image_ns == self._image_ns
+        self._image_ns = image_ns
+
+    def filtered(self, stops: Sequence[str], limits: Sequence[str]) -> None:
+        """Note what the safety filter did to a command.
+
+        Args:
+            stops: Causes for which it became zero; empty when it did not.
+            limits: Limits that changed it.
+        """
+        causes = frozenset(stops)
+        self._stops.update(causes - self._stopped_by)
+        self._stopped_commands.update(causes)
+        self._limits.update(set(limits))
+        self._stopped_by = causes
+
+    def to_dict(self, *, newest: int = 0) -> dict[str, Any]:
+        """The report as plain data.
+
+        Args:
+            newest: Rate, latency and inference time are taken over this many of the last ticks;
+                0: over all.
+
+        Returns:
+            Times by the node's clock, latencies in milliseconds; None where nothing was measured.
+            The rate is commands per second.
+        """
+        intervals_ns = self._intervals_ns[-newest:]
+        seconds = sum(intervals_ns) / 1e9
+        return {
+            "declared_hz": self.declared_hz,
+            "achieved_hz": len(intervals_ns) / seconds if seconds > 0 else None,
+            "seconds": seconds,
+            "commands": self.commands,
+            "episodes": self.episodes,
+            "missed_deadlines": self.missed_deadlines,
+            "repeated_images": self.repeated_images,
+            "latency_ms": _percentiles(self._latency_ns[-newest:]),
+            "inference_ms": _percentiles(self._inference_ns[-newest:]),
+            "stops": {
+                cause: {"events": self._stops[cause], "commands": self._stopped_commands[cause]}
+                for cause in sorted(self._stopped_commands)
+            },
+            "limits": dict(sorted(self._limits.items())),
+        }
+
+    def summary(self) -> str:
+        """The report in one line, for the log."""
+        report = self.to_dict()
+        latency, inference = report["latency_ms"], report["inference_ms"]
+        stops = ", ".join(f"{c} {n['events']}x" for c, n in report["stops"].items()) or "none"
+        return (
+            f"{self.commands} commands at {_number(report['achieved_hz'])} Hz "
+            f"(declared {self.declared_hz:g} Hz), {self.missed_deadlines} deadlines missed; "
+            f"image to command {_line(latency)}; inference {_line(inference)}; stops: {stops}"
+        )
+
+
+def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Write JSON beside its final place and move it there, so that it is never half there."""
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    part = final.with_name(final.name + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    part.replace(final)
+
+
+def _percentiles(nanoseconds: array[float]) -> dict[str, float | None]:
+    if not nanoseconds:
+        return {"p50": None, "p99": None, "max": None}
+    values = np.asarray(nanoseconds) / 1e6
+    return {
+        "p50": float(np.percentile(values, 50)),
+        "p99": float(np.percentile(values, 99)),
+        "max": float(values.max()),
+    }
+
+
+def _line(percentiles: dict[str, float | None]) -> str:
+    return ", ".join(f"{name} {_number(value)} ms" for name, value in percentiles.items())
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

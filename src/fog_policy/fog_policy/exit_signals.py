@@ -1,0 +1,47 @@
+"""SIGINT and SIGTERM for a process that has to say a last word. No ROS here."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Within the block both signals raise KeyboardInterrupt in the main thread.
+
+    Unlike rclpy's own handlers, which take the ROS context away at once, this leaves time to
+    publish a zero command; and it reaches a process that is busy importing or loading.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handled_by(interrupt):
+        yield
+
+
+@contextmanager
+def ignored() -> Iterator[None]:
+    """Within the block both signals do nothing: under a launcher, Ctrl-C arrives twice."""
+    with _handled_by(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers, and only it gets signals
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

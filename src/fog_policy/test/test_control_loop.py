@@ -1,0 +1,422 @@
+"""The control loop on hand-made messages: which observation it takes, and what stops it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from fog_policy.control_loop import ControlLoop
+from fog_policy.observation_buffer import LiveObservation, ObservationBuffer
+from fog_policy.safety import Reason
+from fog_world_model.data import messages
+from fog_world_model.task import TaskConfig, task_from_dict
+
+MS = 1_000_000
+IMAGE, JOINTS, ODOM, IMU = "/camera/image_raw", "/joint_states", "/speed", "/imu/data"
+MARKER, JOY = "/task/episode", "/joy"
+
+
+def make_task(**safety: Any) -> TaskConfig:
+    """5 Hz; joints may be 100 ms older than the image; /speed has no header and 20 ms of slack."""
+    return task_from_dict(
+        {
+            "name": "test",
+            "control_hz": 5.0,
+            "image": {
+                "topic": IMAGE,
+                "camera_info_topic": "/camera/camera_info",
+                "height": 16,
+                "width": 16,
+            },
+            "proprioception": [
+                {
+                    "topic": JOINTS,
+                    "type": "sensor_msgs/msg/JointState",
+                    "fields": ["position.knee", "velocity.hip"],
+                    "max_age_s": 0.1,
+                },
+                {
+                    "topic": ODOM,
+                    "type": "std_msgs/msg/Float32",
+                    "fields": ["data"],
+                    "max_age_s": 0.1,
+                    "slack_s": 0.02,
+                },
+            ],
+            "action": {
+                "topic": "/cmd_vel",
+                "type": "geometry_msgs/msg/Twist",
+                "fields": ["linear.x", "angular.z"],
+                "low": [-1.0, -2.0],
+                "high": [1.0, 2.0],
+            },
+            "marker": {"topic": MARKER, "type": "std_msgs/msg/Int32", "fields": ["data"]},
+            "episode": {"max_steps": 60},
+            "safety": {
+                "slew_per_s": [100.0, 100.0],
+                "tilt_topic": IMU,
+                "deadman_topic": "",
+                **safety,
+            },
+        }
+    )
+
+
+def image(stamp_ms: int, brightness: int = 0) -> bytes:
+    return messages.serialise(
+        messages.make(
+            "sensor_msgs/msg/Image",
+            header=messages.header(stamp_ms * MS, "camera"),
+            height=32,
+            width=32,
+            encoding="rgb8",
+            step=96,
+            data=np.full(32 * 96, brightness, np.uint8),
+        )
+    )
+
+
+def joints(stamp_ms: int, knee: float = 0.0) -> bytes:
+    return messages.serialise(
+        messages.make(
+            "sensor_msgs/msg/JointState",
+            header=messages.header(stamp_ms * MS, "base"),
+            name=["hip", "knee"],
+            position=np.array([7.0, knee]),
+            velocity=np.array([0.5, 8.0]),
+            effort=np.zeros(2),
+        )
+    )
+
+
+def imu(stamp_ms: int, roll: float = 0.0) -> bytes:
+    orientation = messages.make(
+        "geometry_msgs/msg/Quaternion", x=math.sin(roll / 2), w=math.cos(roll / 2)
+    )
+    return messages.serialise(
+        messages.make(
+            "sensor_msgs/msg/Imu",
+            header=messages.header(stamp_ms * MS, "imu"),
+            orientation=orientation,
+        )
+    )
+
+
+def number(value: float) -> bytes:
+    return messages.serialise(messages.make("std_msgs/msg/Float32", data=value))
+
+
+def marker(value: int) -> bytes:
+    return messages.serialise(messages.make("std_msgs/msg/Int32", data=value))
+
+
+def joy(*buttons: int) -> bytes:
+    return messages.serialise(
+        messages.make("sensor_msgs/msg/Joy", buttons=np.asarray(buttons, np.int32))
+    )
+
+
+class Recorder:
+    """A controller that remembers its calls and always answers the same."""
+
+    def __init__(self, action: tuple[float, ...] = (0.5, -0.5)) -> None:
+        self.action = action
+        self.resets = 0
+        self.seen: list[tuple[int, list[float], list[float]]] = []
+        self.error: Exception | None = None
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def act(
+        self,
+        image: npt.NDArray[np.uint8],
+        proprioception: npt.NDArray[np.float32],
+        previous_action: npt.NDArray[np.float32],
+    ) -> npt.NDArray[np.float32]:
+        assert image.shape == (16, 16, 3)
+        self.seen.append((int(image[0, 0, 0]), proprioception.tolist(), previous_action.tolist()))
+        if self.error is not None:
+            raise self.error
+        return np.asarray(self.action, np.float32)
+
+
+class Bench:
+    """A loop with streams that can be stopped one by one."""
+
+    def __init__(self, **safety: Any) -> None:
+        self.controller = Recorder()
+        self.steady_s = 0.0
+        self.loop = ControlLoop(
+            make_task(**safety), self.controller, steady_s=lambda: self.steady_s
+        )
+
+    def feed(self, now_ms: int, *, but: str = "") -> None:
+        """All streams at one instant; the image last, as a robot sends it."""
+        everything = {
+            JOINTS: joints(now_ms, 0.25),
+            ODOM: number(1.5),
+            IMU: imu(now_ms),
+            IMAGE: image(now_ms, now_ms // 10 % 250),
+        }
+        for topic, data in everything.items():
+            if topic != but:
+                self.loop.receive(topic, data, now_ms * MS)
+
+    def tick(self, now_ms: int) -> tuple[list[float], list[str]]:
+        decision = self.loop.tick(now_ms * MS)
+        return decision.command.tolist(), [str(r.cause) for r in decision.verdict.stops]
+
+
+# The observation
+
+
+def buffered(*received: tuple[str, bytes, int]) -> ObservationBuffer:
+    buffer = ObservationBuffer(make_task())
+    for topic, data, arrival_ms in received:
+        buffer.receive(topic, data, arrival_ms * MS)
+    return buffer
+
+
+def test_each_topic_gives_its_newest_message_not_later_than_the_image() -> None:
+    buffer = buffered(
+        (JOINTS, joints(80, 1.0), 85),
+        (JOINTS, joints(100, 2.0), 105),
+        (JOINTS, joints(90, 3.0), 107),  # late: older than the one before it
+        (IMAGE, image(100, 9), 110),
+        (JOINTS, joints(101, 4.0), 111),  # later than the image
+        (ODOM, number(1.0), 109),
+        (ODOM, number(2.0), 125),  # without a stamp: 15 ms after the image's arrival, in the slack
+        (ODOM, number(3.0), 131),  # 21 ms after it
+    )
+    observation = buffer.newest(140 * MS)
+    assert isinstance(observation, LiveObservation)
+    assert observation.stamp_ns == 100 * MS
+    assert observation.proprioception.tolist() == [2.0, 0.5, 2.0]
+    assert (observation.image == 9).all()
+
+
+def test_an_image_that_cannot_be_completed_gives_way_to_an_older_one() -> None:
+    buffer = buffered(
+        (JOINTS, joints(100, 1.0), 100),
+        (ODOM, number(0.0), 100),
+        (IMAGE, image(100, 1), 100),
+        (ODOM, number(0.0), 201),
+        (IMAGE, image(201, 2), 201),  # its joints are 101 ms older than it
+    )
+    observation = buffer.newest(210 * MS)
+    assert isinstance(observation, LiveObservation)
+    assert observation.stamp_ns == 100 * MS
+    # Once the older image is past the task's timeout of 0.5 s, there is nothing.
+    reason = buffer.newest(601 * MS)
+    assert isinstance(reason, Reason)
+    assert reason.cause == "proprioception"
+    assert "/joint_states is 0.101 s older than the image (limit 0.1 s)" in reason.detail
+
+
+def test_no_image_and_no_message() -> None:
+    reason = buffered().newest(0)
+    assert isinstance(reason, Reason)
+    assert reason.cause == "image"
+    reason = buffered((IMAGE, image(100), 100), (JOINTS, joints(101), 101)).newest(110 * MS)
+    assert isinstance(reason, Reason)
+    assert "/joint_states has nothing as old as the newest image" in reason.detail
+
+
+def test_the_reason_says_why_messages_cannot_be_used() -> None:
+    other = messages.make(
+        "sensor_msgs/msg/JointState",
+        header=messages.header(100 * MS, ""),
+        name=["ankle"],
+        position=np.zeros(1),
+    )
+    buffer = buffered((IMAGE, image(100), 100), (JOINTS, messages.serialise(other), 100))
+    reason = buffer.newest(100 * MS)
+    assert isinstance(reason, Reason)
+    assert "'position.knee'; its joints are ankle" in reason.detail
+    buffer = buffered((IMAGE, image(9_000_000), 100))
+    reason = buffer.newest(100 * MS)
+    assert isinstance(reason, Reason)
+    assert "stamped 8999.9 s ahead of this node's clock" in reason.detail
+    reason = buffered((IMAGE, b"\x00\x01\x00", 100)).newest(0)
+    assert isinstance(reason, Reason)
+    assert "3 bytes do not decode as sensor_msgs/msg/Image" in reason.detail
+
+
+def test_ages_are_those_of_the_newest_messages() -> None:
+    buffer = buffered((JOINTS, joints(100), 130), (IMAGE, image(90), 131), (IMU, imu(95, 0.2), 132))
+    assert buffer.image_age_s(200 * MS) == pytest.approx(0.11)
+    assert buffer.proprioception_age_s(200 * MS) == {JOINTS: pytest.approx(0.1), ODOM: None}
+    assert buffer.orientation_age_s(200 * MS) == pytest.approx(0.105)
+    assert buffer.orientation() == pytest.approx([math.sin(0.1), 0, 0, math.cos(0.1)])
+
+
+# The loop
+
+
+def test_drives_and_tells_the_policy_what_it_did_last() -> None:
+    bench = Bench()
+    for now_ms in (1000, 1200):
+        bench.feed(now_ms)
+        # Actions of 0.5 and -0.5 within bounds of +-1 and +-2.
+        assert bench.tick(now_ms + 20) == ([0.5, -1.0], [])
+    assert bench.controller.resets == 1
+    assert bench.controller.seen == [
+        (100, [0.25, 0.5, 1.5], [0.0, 0.0]),
+        (120, [0.25, 0.5, 1.5], [0.5, -0.5]),
+    ]
+
+
+def test_the_policy_is_told_the_filtered_command() -> None:
+    bench = Bench(slew_per_s=[1.0, 100.0])
+    for now_ms in (1000, 1200):
+        bench.feed(now_ms)
+        bench.tick(now_ms)
+    # The slew rate of 1 per second let linear.x reach 0.2 of the 0.5 wanted.
+    assert bench.controller.seen[1][2] == pytest.approx([0.2, -0.5])
+
+
+@pytest.mark.parametrize(
+    ("topic", "stops_at_ms", "cause"),
+    # 0.5 s for images and 0.3 s for the others after the last message at 1000 ms; a joint state is
+    # 100 ms too old for a new image already at 1200 ms, but the old image does until then.
+    [(IMAGE, 1600, "image"), (JOINTS, 1400, "proprioception"), (IMU, 1400, "tilt")],
+)
+def test_a_stream_that_falls_silent_stops_the_robot(
+    topic: str, stops_at_ms: int, cause: str
+) -> None:
+    bench = Bench()
+    bench.feed(1000)
+    assert bench.tick(1000)[1] == []
+    for now_ms in range(1200, stops_at_ms, 200):
+        bench.feed(now_ms, but=topic)
+        assert bench.tick(now_ms)[1] == []
+    bench.feed(stops_at_ms, but=topic)
+    assert bench.tick(stops_at_ms) == ([0.0, 0.0], [cause])
+    # When it speaks again the robot goes on.
+    bench.feed(stops_at_ms + 200)
+    assert bench.tick(stops_at_ms + 200) == ([0.5, -1.0], [])
+
+
+def test_a_gap_in_the_observations_resets_the_policy() -> None:
+    bench = Bench()
+    bench.feed(1000)
+    bench.tick(1000)
+    bench.feed(2000, but=JOINTS)
+    assert bench.tick(2000)[1] == ["proprioception"]
+    bench.feed(2200)
+    assert bench.tick(2200)[1] == []
+    assert bench.controller.resets == 2
+
+
+def test_joints_that_are_not_finite_stop_and_never_reach_the_policy() -> None:
+    bench = Bench()
+    bench.feed(1000)
+    bench.tick(1000)
+    bench.feed(1200, but=JOINTS)
+    bench.loop.receive(JOINTS, joints(1200, math.nan), 1200 * MS)
+    decision = bench.loop.tick(1200 * MS)
+    assert decision.command.tolist() == [0.0, 0.0]
+    assert str(decision.verdict.stops[0]) == (
+        "proprioception: not finite: /joint_states position.knee"
+    )
+    assert len(bench.controller.seen) == 1
+
+
+def test_a_policy_that_fails_stops_and_starts_anew() -> None:
+    bench = Bench()
+    bench.controller.action = (math.nan, 0.0)
+    bench.feed(1000)
+    assert bench.tick(1000) == ([0.0, 0.0], ["policy"])
+    bench.controller.error = RuntimeError("out of memory")
+    bench.feed(1200)
+    decision = bench.loop.tick(1200 * MS)
+    assert "policy: RuntimeError: out of memory" in str(decision.verdict.stops[0])
+    bench.controller.error, bench.controller.action = None, (0.5, -0.5)
+    bench.feed(1400)
+    assert bench.tick(1400) == ([0.5, -1.0], [])
+    assert bench.controller.resets == 3
+
+
+def test_emergency_stop_holds_until_it_is_reset() -> None:
+    bench = Bench()
+    bench.feed(1000)
+    bench.tick(1000)
+    bench.loop.emergency_stop.engage("test")
+    assert bench.loop.stop(Reason("emergency_stop", "test")).command.tolist() == [0.0, 0.0]
+    for now_ms in (1200, 1400):
+        bench.feed(now_ms)
+        assert bench.tick(now_ms) == ([0.0, 0.0], ["emergency_stop"])
+    bench.loop.start()
+    bench.feed(1600)
+    assert bench.tick(1600)[1] == ["emergency_stop"]
+    bench.loop.emergency_stop.reset()
+    bench.feed(1800)
+    assert bench.tick(1800) == ([0.5, -1.0], [])
+    # The policy went on watching, and knew that the robot stood.
+    assert bench.controller.seen[-2][2] == [0.0, 0.0]
+
+
+def test_dead_mans_switch_has_to_be_held() -> None:
+    bench = Bench(deadman_topic=JOY, deadman_timeout_s=0.5)
+    bench.feed(1000)
+    assert bench.tick(1000)[1] == ["deadman"]
+    bench.loop.receive(JOY, joy(0, 1), 1000 * MS)
+    assert bench.tick(1000)[1] == []
+    bench.steady_s = 0.51
+    assert bench.tick(1010)[1] == ["deadman"]
+    bench.loop.receive(JOY, joy(1, 0), 1010 * MS)
+    assert bench.tick(1020)[1] == []
+    # Letting go stops at once, without waiting for the timeout.
+    bench.loop.receive(JOY, joy(0, 0), 1030 * MS)
+    assert bench.tick(1030)[1] == ["deadman"]
+
+
+def test_a_new_episode_resets_the_policy_and_drops_old_images() -> None:
+    bench = Bench()
+    assert not bench.loop.receive(MARKER, marker(4), 990 * MS)
+    bench.feed(1000)
+    bench.tick(1000)
+    assert not bench.loop.receive(MARKER, marker(4), 1100 * MS)
+    bench.tick(1100)
+    assert bench.controller.resets == 1
+    assert bench.loop.receive(MARKER, marker(5), 1200 * MS)
+    # The image of 1000 ms shows the episode before.
+    assert bench.tick(1201)[1] == ["image"]
+    bench.feed(1205)
+    assert bench.tick(1210)[1] == []
+    assert bench.controller.resets == 2
+    assert bench.loop.report.episodes == 2
+
+
+def test_an_image_that_came_just_before_its_marker_is_kept() -> None:
+    bench = Bench()
+    bench.loop.receive(MARKER, marker(4), 990 * MS)
+    bench.feed(1000)
+    assert bench.loop.receive(MARKER, marker(5), 1049 * MS)
+    assert bench.tick(1050)[1] == []
+
+
+def test_a_clock_that_runs_back_begins_anew() -> None:
+    bench = Bench()
+    bench.feed(9000)
+    bench.tick(9000)
+    bench.feed(1000)  # a bag that starts over; the message that shows it is dropped
+    bench.feed(1010)
+    assert bench.tick(1020) == ([0.5, -1.0], [])
+    assert bench.controller.resets == 2
+
+
+def test_topics_are_those_of_the_task() -> None:
+    assert Bench(deadman_topic=JOY).loop.topics() == {
+        IMAGE: "sensor_msgs/msg/Image",
+        JOINTS: "sensor_msgs/msg/JointState",
+        ODOM: "std_msgs/msg/Float32",
+        IMU: "sensor_msgs/msg/Imu",
+        MARKER: "std_msgs/msg/Int32",
+        JOY: "sensor_msgs/msg/Joy",
+    }

@@ -1,0 +1,84 @@
+"""Rates, latencies and counts against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fog_policy.control_report import ControlReport, write_json
+
+MS = 1_000_000
+
+
+def test_rate_and_missed_deadlines() -> None:
+    report = ControlReport(10.0)
+    # Intervals of 100, 110, 90 and 320 ms: in the last one two commands are missing.
+    for now_ms in (0, 100, 210, 300, 620):
+        report.tick(now_ms * MS)
+    content = report.to_dict()
+    assert content["commands"] == 5
+    assert content["seconds"] == pytest.approx(0.62)
+    assert content["achieved_hz"] == pytest.approx(4 / 0.62)
+    assert content["missed_deadlines"] == 2
+    assert report.to_dict(newest=2)["achieved_hz"] == pytest.approx(2 / 0.41)
+
+
+def test_time_to_align_does_not_count() -> None:
+    report = ControlReport(10.0)
+    for now_ms in (0, 100):
+        report.tick(now_ms * MS)
+    report.restart_interval()
+    for now_ms in (5000, 5100):
+        report.tick(now_ms * MS)
+    assert report.to_dict()["achieved_hz"] == pytest.approx(10.0)
+    assert report.missed_deadlines == 0
+
+
+def test_latency_percentiles() -> None:
+    report = ControlReport(5.0)
+    # 1 .. 101 ms: the median is 51 ms, and 99 % of the 100 intervals between them end at 100 ms.
+    for ms in range(1, 102):
+        report.driven(ms, ms * MS, 2 * MS)
+    content = report.to_dict()
+    assert content["latency_ms"] == pytest.approx({"p50": 51.0, "p99": 100.0, "max": 101.0})
+    assert content["inference_ms"] == pytest.approx({"p50": 2.0, "p99": 2.0, "max": 2.0})
+    assert content["repeated_images"] == 0
+    report.driven(101, 1, 1)
+    assert report.repeated_images == 1
+
+
+def test_stops_count_events_and_commands() -> None:
+    report = ControlReport(5.0)
+    report.filtered([], ["slew"])
+    report.filtered(["image"], [])
+    report.filtered(["image", "tilt"], [])
+    report.filtered(["image"], [])
+    report.filtered([], [])
+    report.filtered(["tilt", "tilt"], [])
+    content = report.to_dict()
+    assert content["stops"] == {
+        "image": {"events": 1, "commands": 3},
+        "tilt": {"events": 2, "commands": 2},
+    }
+    assert content["limits"] == {"slew": 1}
+    assert "image 1x, tilt 2x" in report.summary()
+
+
+def test_nothing_measured_is_none() -> None:
+    content = ControlReport(5.0).to_dict()
+    assert content["achieved_hz"] is None
+    assert content["latency_ms"] == {"p50": None, "p99": None, "max": None}
+    assert "stops: none" in ControlReport(5.0).summary()
+
+
+def test_json_replaces_the_file_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "report.json"
+    for commands in (1, 2):
+        report = ControlReport(5.0)
+        for _ in range(commands):
+            report.tick(0)
+        write_json(path, report.to_dict())
+        assert json.loads(path.read_text())["commands"] == commands
+    assert [p.name for p in path.parent.iterdir()] == ["report.json"]
