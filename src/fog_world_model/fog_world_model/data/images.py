@@ -124,7 +124,7 @@ def convert_with_cv_bridge(message: Any, bridge: Any) -> ImageArray:
 
 
 def depth_to_grey(depth: npt.NDArray[np.uint16]) -> ImageArray:
-    """``[height, width]`` millimetres to ``[height, width, channel]`` as in :func:`decode_image`."""
+    """``[height, width]`` millimetres to ``[height, width, channel]``: see :func:`decode_image`."""
     nearer = np.minimum(depth.astype(np.float32), DEPTH_RANGE_MM)
     grey = np.rint(nearer * (255.0 / DEPTH_RANGE_MM)).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
