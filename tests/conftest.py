@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import REPOSITORY, ros_domain, ros_environment
+
+from fog_world_model.ros_environment import prepare
+from fog_world_model.task import TaskConfig, load_task
+
+# Before any test module can import rclpy: the middleware reads these once.
+os.environ.update(ROS_DOMAIN_ID=str(ros_domain()), ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST")
+prepare()
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Top of the source tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def task_path() -> Path:
+    """Task file of the demo."""
+    return REPOSITORY / "src" / "fog_bringup" / "config" / "tasks" / "reach_cube.yaml"
+
+
+@pytest.fixture(scope="session")
+def task(task_path: Path) -> TaskConfig:
+    """Task of the demo."""
+    return load_task(task_path)
+
+
+@pytest.fixture(scope="session")
+def node_environment() -> Iterator[dict[str, str]]:
+    """Environment for node processes that share this test process's ROS domain."""
+    yield ros_environment()
