@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +33,6 @@ def task(task_path: Path) -> TaskConfig:
 
 
 @pytest.fixture(scope="session")
-def node_environment() -> Iterator[dict[str, str]]:
+def node_environment() -> dict[str, str]:
     """Environment for node processes that share this test process's ROS domain."""
-    yield ros_environment()
+    return ros_environment()

@@ -1,10 +1,4 @@
-"""Node executables as subprocesses that never outlive a test.
-
-    with NodeProcess(["robot_node", "--ros-args", "-p", "task:=reach_cube"], env) as node:
-        node.wait_for("ready")
-        ...
-        assert node.stop() == 0
-"""
+"""Node executables as subprocesses that never outlive a test."""
 
 from __future__ import annotations
 
@@ -72,7 +66,8 @@ def executable(name: str) -> list[str]:
 class NodeProcess:
     """One executable, started at once, in a session of its own, and ended with all it started.
 
-    ``timeout`` stands above it, so that it ends even where the test process is killed.
+    ``timeout`` stands above it, so that it ends even where the test process is killed. Use it as
+    ``with NodeProcess(["robot_node", "--ros-args", "-p", "task:=reach_cube"], env) as node:``.
     """
 
     def __init__(
@@ -83,7 +78,8 @@ class NodeProcess:
         Args:
             command: Name of one of our executables (or a path) and its arguments.
             environment: All of its environment, see :func:`ros_environment`.
-            limit_s: After this it is ended, and :meth:`wait` returns 124 (-9 where it had to be killed).
+            limit_s: After this it is ended, and :meth:`wait` returns 124 (-9 where it
+                had to be killed).
         """
         self.name = Path(command[0]).name
         self._output: IO[bytes] = tempfile.TemporaryFile()
