@@ -46,7 +46,8 @@ class Controller(Protocol):
         Args:
             image: ``[height, width, channel]`` uint8 RGB of the task's size.
             proprioception: ``[field]``, physical units.
-            previous_action: ``[action]`` in [-1, 1]: what the robot was told before.
+            previous_action: ``[action]`` in [-1, 1]: what the robot was told before; zeros at
+                the start of an episode.
 
         Returns:
             ``[action]`` in [-1, 1].
@@ -193,15 +194,13 @@ class ControlLoop:
         return observation
 
     def _act(self, observation: LiveObservation, faults: list[Reason]) -> FloatArray | None:
+        previous = self.task.action.to_normalised(self._previous)
         try:
             if not self._fresh:
                 self._controller.reset()
                 self._fresh = True
-            action = self._controller.act(
-                observation.image,
-                observation.proprioception,
-                self.task.action.to_normalised(self._previous),
-            )
+                previous = np.zeros_like(previous)
+            action = self._controller.act(observation.image, observation.proprioception, previous)
         except Exception as error:  # whatever a network fails with, the robot has to stop
             self._fresh = False
             faults.append(Reason("policy", f"{type(error).__name__}: {error}"))

@@ -14,6 +14,7 @@ Topics: what the task names, ``/diagnostics``. Services: those of a lifecycle no
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import sys
 import time
@@ -409,14 +410,22 @@ def main(args: Sequence[str] | None = None) -> int:
             return 2
 
 
-def _run(args: Sequence[str] | None) -> int:
-    node: PolicyNode | None = None
+def _initialise(args: Sequence[str] | None) -> None:
     try:
         # rclpy's own handlers would close the context before the zero command is published.
         rclpy.init(
             args=None if args is None else list(args),
             signal_handler_options=SignalHandlerOptions.NO,
         )
+    except Exception as error:
+        # A malformed command line arrives as an exception class of rclpy's C++ part.
+        raise FogError(f"ROS does not start: {error}") from error
+
+
+def _run(args: Sequence[str] | None) -> int:
+    node: PolicyNode | None = None
+    try:
+        _initialise(args)
         node = PolicyNode()
         if node.autostart and (
             node.trigger_configure() != SUCCESS or node.trigger_activate() != SUCCESS
@@ -434,6 +443,8 @@ def _run(args: Sequence[str] | None) -> int:
                 node.halt()
                 node.destroy_node()
             rclpy.try_shutdown()
+            # The interpreter would search all that PyTorch holds for garbage before it ends.
+            gc.freeze()
 
 
 if __name__ == "__main__":

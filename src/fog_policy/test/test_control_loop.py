@@ -390,6 +390,7 @@ def test_a_new_episode_resets_the_policy_and_drops_old_images() -> None:
     bench.feed(1205)
     assert bench.tick(1210)[1] == []
     assert bench.controller.resets == 2
+    assert bench.controller.seen[-1][2] == [0.0, 0.0]
     assert bench.loop.report.episodes == 2
 
 
@@ -397,8 +398,11 @@ def test_an_image_that_came_just_before_its_marker_is_kept() -> None:
     bench = Bench()
     bench.loop.receive(MARKER, marker(4), 990 * MS)
     bench.feed(1000)
+    bench.tick(1010)
     assert bench.loop.receive(MARKER, marker(5), 1049 * MS)
     assert bench.tick(1050)[1] == []
+    # An episode starts from rest for the policy, whatever the robot was told before.
+    assert bench.controller.seen[-1][2] == [0.0, 0.0]
 
 
 def test_a_clock_that_runs_back_begins_anew() -> None:

@@ -1,0 +1,238 @@
+"""The policy node as a process, with a genuine bundle, between made-up sensors and a listener."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import NodeProcess
+from synthetic_robot import SyntheticRobot
+
+from fog_policy.actor_critic import Actor, ActorCriticConfig
+from fog_policy.bundle import write_bundle
+from fog_world_model.local_model.local_model import PRESETS, LocalModel, LocalModelConfig
+from fog_world_model.task import TaskConfig
+
+ACTION = (0.5, -0.5, 0.25)
+LINEAR_X = 0.4
+"""What the first of them is within the task's bounds of +-0.8 m/s."""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, task: TaskConfig) -> Path:
+    """An untrained local model and an actor that always answers the same."""
+    torch.manual_seed(0)
+    config = LocalModelConfig(
+        height=task.image.height,
+        width=task.image.width,
+        action_size=task.action_size,
+        proprioception_size=task.proprioception_size,
+        **PRESETS["tiny"],
+    )
+    local = LocalModel(config)
+    sizes = ActorCriticConfig(features=local.features_size, action_size=3, hidden=16)
+    actor = Actor(sizes)
+    last = actor.body[-1]
+    assert isinstance(last, torch.nn.Linear)
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias[:3] = torch.atanh(torch.tensor(ACTION))
+    path = tmp_path_factory.mktemp("policy") / "bundle"
+    size = task.proprioception_size
+    write_bundle(
+        local,
+        actor,
+        path,
+        {
+            "task": task.to_dict(),
+            "task_hash": task.hash,
+            "normalisation": {"mean": [0.0] * size, "std": [1.0] * size},
+            "local_config": vars(config),
+            "actor_critic": vars(sizes),
+        },
+    )
+    return path
+
+
+@pytest.fixture
+def robot(task: TaskConfig) -> Iterator[SyntheticRobot]:
+    """Sensors on topics, in real time."""
+    synthetic = SyntheticRobot(task)
+    yield synthetic
+    synthetic.close()
+
+
+@pytest.fixture
+def fast_robot(task: TaskConfig) -> Iterator[SyntheticRobot]:
+    """Sensors on topics, three times as fast, with a /clock."""
+    synthetic = SyntheticRobot(task, speed=3.0)
+    yield synthetic
+    synthetic.close()
+
+
+def parameters(**values: Any) -> list[str]:
+    """The node's command line."""
+    arguments = [a for k, v in values.items() for a in ("-p", f"{k}:={json.dumps(v)}")]
+    return ["policy_node", "--ros-args", *arguments]
+
+
+def end(node: NodeProcess, number: signal.Signals, robot: SyntheticRobot) -> None:
+    """Send a signal: exit status 0 within 2 s, and the last command is zero."""
+    begin = time.monotonic()
+    node.send(number)
+    assert node.wait(10) == 0
+    assert time.monotonic() - begin < 2.0
+    robot.wait(lambda: robot.commands[-1][1] == 0.0, "the last command is not zero")
+
+
+def test_drives_and_stops(
+    bundle: Path, robot: SyntheticRobot, node_environment: dict[str, str], tmp_path: Path
+) -> None:
+    report_path = tmp_path / "report.json"
+    command = parameters(bundle=str(bundle), report_path=str(report_path), diagnostics_period_s=0.2)
+    with NodeProcess(command, node_environment) as node:
+        assert robot.change_state("configure")
+        commands_before = len(robot.commands)
+        time.sleep(0.5)
+        assert len(robot.commands) == commands_before, "an inactive node published a command"
+        assert robot.change_state("activate")
+        robot.wait_until_driving()
+        assert robot.commands[-1][1] == pytest.approx(LINEAR_X, abs=1e-6)
+        robot.wait(
+            lambda: robot.diagnostics[-1][:2] == (0, "driving"), "diagnostics do not say driving"
+        )
+        assert robot.diagnostics[-1][2]["task"] == "reach_cube"
+
+        # Every way to stop, and that driving goes on when its cause is gone.
+        robot.silent = {"/camera/image_raw"}
+        assert "/camera/image_raw" in robot.wait_for_stop("image")
+        robot.silent = set()
+        robot.wait_until_driving()
+
+        robot.knee = math.nan
+        assert "position.FR_hip_joint" in robot.wait_for_stop("proprioception")
+        robot.knee = 0.0
+        robot.wait_until_driving()
+
+        robot.silent = {"/joint_states"}
+        assert "/joint_states" in robot.wait_for_stop("proprioception")
+        robot.silent = set()
+        robot.wait_until_driving()
+
+        robot.roll = 0.7
+        assert "tilted by 0.70 rad" in robot.wait_for_stop("tilt")
+        robot.roll = 0.0
+        robot.wait_until_driving()
+
+        assert robot.call("/policy_node/emergency_stop")[0]
+        robot.wait_for_stop("emergency_stop")
+        # It holds by itself, and over a deactivation.
+        assert robot.change_state("deactivate")
+        assert robot.change_state("activate")
+        robot.wait_for_stop("emergency_stop")
+        assert robot.call("/policy_node/reset_emergency_stop") == (True, "released")
+        robot.wait_until_driving()
+
+        robot.episode += 1
+        begin = time.monotonic()
+        time.sleep(3.0)
+        robot.wait_until_driving()
+        assert robot.change_state("deactivate")
+        measured_s = time.monotonic() - begin
+        assert robot.commands[-1][1] == 0.0
+        commands = len(robot.commands)
+        time.sleep(0.5)
+        assert len(robot.commands) == commands, "an inactive node published a command"
+
+        report = json.loads(report_path.read_text())
+        assert report["task"] == "reach_cube"
+        assert report["declared_hz"] == 5.0
+        assert report["achieved_hz"] == pytest.approx(5.0, rel=0.1)
+        assert report["commands"] >= 0.8 * 5.0 * measured_s
+        assert report["episodes"] == 2
+        assert report["stops"]["emergency_stop"]["events"] == 1
+        latency, inference = report["latency_ms"], report["inference_ms"]
+        # A tick comes 20 ms after an image; before that the image has travelled.
+        assert 10.0 < latency["p50"] < 100.0
+        assert 0.0 < inference["p50"] <= inference["p99"] <= inference["max"] <= latency["max"]
+
+        assert robot.change_state("activate")
+        robot.wait_until_driving()
+        end(node, signal.SIGTERM, robot)
+
+
+def test_follows_simulated_time_and_stops_with_it(
+    bundle: Path,
+    fast_robot: SyntheticRobot,
+    node_environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    robot, report_path = fast_robot, tmp_path / "report.json"
+    command = parameters(
+        bundle=str(bundle), report_path=str(report_path), autostart=True, use_sim_time=True
+    )
+    with NodeProcess(command, node_environment) as node:
+        robot.wait_until_driving()
+        before = len(robot.commands)
+        time.sleep(3.0)
+        # 3 s at three times real time and 5 Hz are 45 commands.
+        assert 30 <= len(robot.commands) - before <= 50
+        robot.silent = {"/clock"}
+        assert "time has stood still" in robot.wait_for_stop("clock")
+        robot.silent = set()
+        robot.wait_until_driving()
+        end(node, signal.SIGINT, robot)
+    report = json.loads(report_path.read_text())
+    # Of robot time: 20 ms after an image, and three times what the computation took.
+    assert 10.0 < report["latency_ms"]["p50"] < 150.0
+    assert report["stops"]["clock"]["events"] == 1
+
+
+def test_a_signal_ends_it_while_it_loads(
+    bundle: Path, node_environment: dict[str, str], robot: SyntheticRobot
+) -> None:
+    with NodeProcess(parameters(bundle=str(bundle), autostart=True), node_environment) as node:
+        # The diagnostics publisher is there before PyTorch is.
+        robot.wait(
+            lambda: robot.node.count_publishers("/policy_node/transition_event") > 0, "no node"
+        )
+        begin = time.monotonic()
+        node.send(signal.SIGTERM)
+        assert node.wait(10) == 0
+        assert time.monotonic() - begin < 2.0
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"bundle": "/no/such/bundle", "autostart": True}, "/no/such/bundle: no such folder"),
+        ({"autostart": True}, "parameter bundle is empty"),
+        ({"bundel": "x"}, "unknown parameter bundel; known are bundle, device"),
+        ({"diagnostics_period_s": 99.0}, "diagnostics_period_s out of range Min: 0.05, Max: 10"),
+        ({"bundle": 7}, "parameter bundle must be of type str, not 7"),
+    ],
+)
+def test_bad_parameters_end_with_status_2(
+    values: dict[str, Any], expected: str, node_environment: dict[str, str]
+) -> None:
+    with NodeProcess(parameters(**values), node_environment) as node:
+        assert node.wait(30) == 2
+        assert expected in node.output()
+        assert "Traceback" not in node.output()
+
+
+def test_without_autostart_a_bad_bundle_leaves_the_node_unconfigured(
+    tmp_path: Path, robot: SyntheticRobot, node_environment: dict[str, str]
+) -> None:
+    with NodeProcess(parameters(bundle=str(tmp_path)), node_environment) as node:
+        assert not robot.change_state("configure")
+        node.wait_for(str(tmp_path))
+        assert not robot.change_state("activate")
+        assert node.stop() == 0
