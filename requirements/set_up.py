@@ -268,7 +268,7 @@ def pip(venv: Path, arguments: Sequence[str], what: str) -> None:
 
 
 def shared_files() -> list[Path]:
-    """What goes to share/, relative to src/: the manifests, markers, launch files, configuration."""
+    """What goes to share/, relative to src/: manifests, launch files, configuration."""
     source = ROOT / "src"
     found = []
     for package in PACKAGES:
