@@ -30,8 +30,9 @@ class Go2Robot(Robot):
 
     Args:
         task: Names the reward; its ``options`` set the scene (see :class:`Scene`) and
-            ``start_margin_m``, ``cube_margin_m`` (how far from the walls the robot and the cube
-            start) and ``done_distance_m`` (push_cube: from cube to post).
+            ``start_margin_m`` and ``cube_margin_m`` (how far from the walls the robot and the cube
+            start), ``cube_distance_m`` (how far from each other at most) and ``done_distance_m``
+            (push_cube: from cube to post).
         camera_hz: Rate of the camera; 50 Hz divided by a whole number.
         image_height: Rows of the picture.
         image_width: Columns of the picture.
@@ -100,7 +101,7 @@ class Go2Robot(Robot):
         for _ in range(75):
             self._advance(np.zeros(3))
         self._standing = data.qpos.copy()
-        self._standing_gait = self._gait.last_action.copy(), self._trim.state.copy()
+        self._standing_gait = self._gait.last_action.copy(), self._trim.copy()
 
     def reset(self, seed: int) -> None:
         """Stand at a random place and look in a random direction; the cube lies somewhere else."""
@@ -122,7 +123,7 @@ class Go2Robot(Robot):
         )
         mujoco.mj_forward(self._model, data)
         self._gait.last_action = self._standing_gait[0].copy()
-        self._trim.state[:] = self._standing_gait[1]
+        self._trim = self._standing_gait[1].copy()
         # The clock goes on; the first observation lies on the control grid again.
         first = -(-(self._stamp_ns + _SETTLE_NS) // self._grid_ns) * self._grid_ns
         for _ in range((first - self._stamp_ns) // self.step_ns):
@@ -138,11 +139,12 @@ class Go2Robot(Robot):
         goal = scene.goal_x_m, scene.goal_y_m
         base_range = scene.arena_m / 2 - options.get("start_margin_m", 0.8)
         cube_range = scene.arena_m / 2 - options.get("cube_margin_m", 0.7)
+        farthest = options.get("cube_distance_m", 2.5)
         while True:
             bx, by = random.uniform(-base_range, base_range, 2)
             cx, cy = random.uniform(-cube_range, cube_range, 2)
-            clear = math.dist((bx, by), (cx, cy)) > 0.8 and math.dist((bx, by), goal) > 0.6
-            if clear and math.dist((cx, cy), goal) > 0.8:
+            apart = 0.8 < math.dist((bx, by), (cx, cy)) < farthest
+            if apart and math.dist((bx, by), goal) > 0.6 and math.dist((cx, cy), goal) > 0.8:
                 break
         yaw, cube_yaw = random.uniform(-math.pi, math.pi, 2)
         return (bx, by, yaw), (cx, cy, cube_yaw)
@@ -160,26 +162,31 @@ class Go2Robot(Robot):
 
     def _advance(self, command: npt.NDArray[np.float64]) -> None:
         data = self._data
-        rotation = _rotation(data.qpos[3:7])
-        heading = math.atan2(rotation[1, 0], rotation[0, 0])
-        c, s = math.cos(heading), math.sin(heading)
-        vx, vy = data.qvel[0], data.qvel[1]
-        turning = rotation[2] @ data.qvel[3:6]
-        velocity = np.array([c * vx + s * vy, c * vy - s * vx, turning])
+        w, x, y, z = data.qpos[3:7].tolist()
+        vx, vy, _, wx, wy, wz = data.qvel[:6].tolist()
+        up = 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)
+        c, s = 1 - 2 * (y * y + z * z), 2 * (x * y + w * z)
+        c, s = c / math.hypot(c, s), s / math.hypot(c, s)  # of the heading
+        turning = up[0] * wx + up[1] * wy + up[2] * wz
+        trimmed = self._trim.apply(command, (c * vx + s * vy, c * vy - s * vx, turning))
         data.ctrl[self._actuators] = self._gait.targets(
             data.qvel[3:6],
-            -rotation[2],
-            self._trim.apply(command, velocity),
+            (-up[0], -up[1], -up[2]),
+            trimmed,
             data.qpos[self._q],
             data.qvel[self._v],
         )
         mujoco.mj_step(self._model, data, self._substeps)
+        if data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number:
+            # MuJoCo has put everything back to the model's start pose; the episode is over.
+            self._ended = True
 
     def _judge(self) -> None:
         """Keep what rewards need from earlier steps, and whether the episode is over."""
         data, goal = self._data, (self._scene.goal_x_m, self._scene.goal_y_m)
-        cosine = _rotation(data.qpos[3:7])[2, 2]
-        fallen = data.qpos[2] < _FALLEN_HEIGHT_M or cosine < math.cos(_FALLEN_TILT_RAD)
+        height, _, x, y, _ = data.qpos[2:7].tolist()
+        cosine = 1 - 2 * (x * x + y * y)  # of the angle between the body's up and the world's
+        fallen = height < _FALLEN_HEIGHT_M or cosine < math.cos(_FALLEN_TILT_RAD)
         cube = float(data.qpos[self._cube]), float(data.qpos[self._cube + 1])
         self._done = False
         if self._task.name == "push_cube":
@@ -188,7 +195,7 @@ class Go2Robot(Robot):
             self._potentials.append(
                 rewards.push_cube_potential((data.qpos[0], data.qpos[1]), cube, goal)
             )
-        self._ended = self._ended or bool(fallen) or self._done
+        self._ended = self._ended or fallen or self._done
 
     def _reward(self, base: rewards.Pose, cube: tuple[float, float]) -> float:
         if self._task.name == "reach_cube":

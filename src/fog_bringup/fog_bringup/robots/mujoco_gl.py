@@ -28,6 +28,9 @@ def _choose_backend() -> None:
 
 
 _choose_backend()
+# Mesa's software renderer starts a thread per core; for pictures this small they only get in the
+# way of each other and of other processes.
+os.environ.setdefault("LP_NUM_THREADS", "0")
 try:
     import mujoco
 except Exception as error:  # loading the GL library fails in as many ways as there are libraries

@@ -59,8 +59,17 @@ def push_cube(before: float, now: float, done: bool) -> float:
     return PUSH_SCALE * (now - before) + (5.0 if done else 0.0)
 
 
-def pusht(block: Pose, goal: Pose) -> float:
-    """Closeness of the T to its goal pose, in (0, 1]; lengths in px of the 512 px table."""
+def pusht(block: Pose, goal: Pose, coverage: float) -> float:
+    """Mean of closeness and score of Push-T, in (0, 1].
+
+    The coverage alone is zero over most of the table, the closeness alone blunt near the goal.
+
+    Args:
+        block: Pose of the T, lengths in px of the 512 px table.
+        goal: Pose that it should have.
+        coverage: Share of the goal's area that the T covers.
+    """
     turn = block[2] - goal[2]
     angle = abs(math.atan2(math.sin(turn), math.cos(turn)))
-    return math.exp(-math.dist(block[:2], goal[:2]) / 100.0 - angle / 1.5)
+    closeness = math.exp(-math.dist(block[:2], goal[:2]) / 100.0 - angle / 1.5)
+    return (closeness + coverage) / 2.0

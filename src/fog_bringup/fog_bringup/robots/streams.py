@@ -35,27 +35,48 @@ def observation_messages(robot: Robot, observation: Observation) -> list[Encoded
         Messages in the order in which they are published; reward, end and episode come before the
         picture that they belong to, so that who waits for the picture has them already.
     """
-    stamp = observation.stamp_ns
+    return [
+        *sensor_messages(robot, observation),
+        *scene_messages(observation),
+        *camera_messages(robot, observation),
+    ]
+
+
+def sensor_messages(robot: Robot, observation: Observation) -> list[Encoded]:
+    """/odom and, on a robot that has them, /joint_states and /imu/data."""
     found = [("/odom", _odometry(observation))]
     if robot.has_inertial:
         found += [("/joint_states", _joint_state(observation)), ("/imu/data", _imu(observation))]
-    found += [
-        ("/task/reward", messages.make("std_msgs/msg/Float32", data=float(observation.reward))),
-        ("/task/end", messages.make("std_msgs/msg/Bool", data=bool(observation.end))),
-        ("/task/episode", messages.make("std_msgs/msg/Int32", data=observation.episode)),
-    ]
-    found += [
-        (f"/sim/{name}_pose", _object_pose(stamp, pose))
-        for name, pose in observation.objects.items()
-    ]
-    if observation.image is not None:
-        height, width = observation.image.shape[:2]
-        info = _camera_info(height, width, robot.fovy_deg)
-        info.header = messages.header(stamp, CAMERA_FRAME)
-        found += [
-            ("/camera/camera_info", info),
-            ("/camera/image_raw", _image(stamp, observation.image)),
+    return _encode(found)
+
+
+def scene_messages(observation: Observation) -> list[Encoded]:
+    """/task/reward, /task/end, /task/episode and one /sim/OBJECT_pose per object."""
+    return _encode(
+        [
+            ("/task/reward", messages.make("std_msgs/msg/Float32", data=float(observation.reward))),
+            ("/task/end", messages.make("std_msgs/msg/Bool", data=bool(observation.end))),
+            ("/task/episode", messages.make("std_msgs/msg/Int32", data=observation.episode)),
+            *(
+                (f"/sim/{name}_pose", _object_pose(observation.stamp_ns, pose))
+                for name, pose in observation.objects.items()
+            ),
         ]
+    )
+
+
+def camera_messages(robot: Robot, observation: Observation) -> list[Encoded]:
+    """/camera/camera_info and /camera/image_raw; nothing when there is no picture."""
+    if observation.image is None:
+        return []
+    height, width = observation.image.shape[:2]
+    info = _camera_info(height, width, robot.fovy_deg)
+    info.header = messages.header(observation.stamp_ns, CAMERA_FRAME)
+    image = _image(observation.stamp_ns, observation.image)
+    return _encode([("/camera/camera_info", info), ("/camera/image_raw", image)])
+
+
+def _encode(found: list[tuple[str, Any]]) -> list[Encoded]:
     return [(topic, m.__msgtype__, messages.serialise(m)) for topic, m in found]
 
 
@@ -161,16 +182,20 @@ def _object_pose(stamp_ns: int, pose: tuple[float, float, float]) -> Any:
     )
 
 
+# Made directly, without looking up defaults: there are ten of these in every observation.
+_VECTOR, _POINT, _QUATERNION = (
+    messages.TYPESTORE.types[f"geometry_msgs/msg/{name}"]
+    for name in ("Vector3", "Point", "Quaternion")
+)
+
+
 def _vector(v: npt.ArrayLike) -> Any:
-    x, y, z = map(float, np.asarray(v))
-    return messages.make("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
+    return _VECTOR(*np.asarray(v, np.float64).tolist())
 
 
 def _point(v: npt.ArrayLike) -> Any:
-    x, y, z = map(float, np.asarray(v))
-    return messages.make("geometry_msgs/msg/Point", x=x, y=y, z=z)
+    return _POINT(*np.asarray(v, np.float64).tolist())
 
 
 def _quaternion(xyzw: npt.ArrayLike) -> Any:
-    x, y, z, w = map(float, np.asarray(xyzw))
-    return messages.make("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
+    return _QUATERNION(*np.asarray(xyzw, np.float64).tolist())

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import yaml
 from rosbags.interfaces import (
@@ -25,7 +26,7 @@ from fog_world_model.data.messages import TYPESTORE
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
-_FORMAT = 8
+_FORMAT: Final = 8
 """Newest version of metadata.yaml that ``ros2 bag`` reads from Humble to Kilted: version 9 writes
 the QoS profiles as a list, which Humble refuses."""
 

@@ -1,0 +1,83 @@
+"""Scripted drivers that explore: what the world models learn from.
+
+A driver looks at an observation once per control step and gives a command in physical units. Each
+episode it draws how it behaves: purposeful but noisy, at random, or hardly at all. Purposeful
+drivers use the simulated scene's ground truth, which no policy ever sees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fog_bringup.driver_base import Driver, RandomDriver, StandDriver
+from fog_bringup.robots.robot import Observation
+from fog_bringup.seek_drivers import make_seek_driver
+from fog_world_model.errors import FogError
+from fog_world_model.task import TaskConfig
+
+
+@dataclass(frozen=True)
+class DriverMix:
+    """Shares of the episodes that are driven in each way; they need not add up to one."""
+
+    seek: float = 0.5
+    """Towards the object, touching and pushing it, with noise that differs per episode."""
+    random: float = 0.45
+    """Smooth random commands, each held for a random time."""
+    stand: float = 0.05
+    """Standing, with a rare short command."""
+
+    def probabilities(self) -> dict[str, float]:
+        """Mode -> probability.
+
+        Raises:
+            FogError: A share is negative, or all are zero.
+        """
+        shares = {"seek": self.seek, "random": self.random, "stand": self.stand}
+        total = sum(shares.values())
+        if min(shares.values()) < 0 or total <= 0:
+            raise FogError(f"driver mix {shares}: shares must not be negative and not all be zero")
+        return {mode: share / total for mode, share in shares.items()}
+
+
+class MixedDriver(Driver):
+    """Draws the way of driving anew for every episode.
+
+    Args:
+        task: Gives bounds, rate, and by its name the purpose.
+        mix: Shares of the modes.
+    """
+
+    def __init__(self, task: TaskConfig, mix: DriverMix) -> None:
+        super().__init__(task)
+        self._probabilities = mix.probabilities()
+        self._drivers: dict[str, Driver] = {
+            "seek": make_seek_driver(task),
+            "random": RandomDriver(task),
+            "stand": StandDriver(task),
+        }
+        self.mode = "stand"
+        """How this episode is driven: ``seek``, ``random`` or ``stand``."""
+
+    def reset(self, seed: int) -> None:
+        """Draw a mode and begin an episode with it."""
+        super().reset(seed)
+        modes = list(self._probabilities)
+        self.mode = modes[self._random.choice(len(modes), p=list(self._probabilities.values()))]
+        self._drivers[self.mode].reset(int(self._random.integers(2**31)))
+
+    def drive(self, observation: Observation) -> npt.NDArray[np.float64]:
+        """Wish for the coming step."""
+        return self._drivers[self.mode].drive(observation)
+
+
+def make_driver(task: TaskConfig, mix: DriverMix | None = None) -> MixedDriver:
+    """Make the exploring driver of a task.
+
+    Raises:
+        FogError: The mix is impossible, or the task has no purposeful driver.
+    """
+    return MixedDriver(task, mix or DriverMix())

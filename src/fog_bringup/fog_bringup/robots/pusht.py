@@ -1,0 +1,135 @@
+"""Push-T (gym-pusht) as a robot: a disc on a table, steered by a velocity, seen from above."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import cv2
+import gym_pusht  # its import registers the environment with gymnasium
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+
+from fog_bringup.robots import rewards
+from fog_bringup.robots.pusht_frame import PIXEL_M, TABLE_PX, to_world
+from fog_bringup.robots.robot import Observation, Robot
+from fog_world_model.errors import FogError
+from fog_world_model.task import TaskConfig
+
+_FIRST_STAMP_NS = 1_000_000_000
+_RESET_NS = 200_000_000
+_LEAD_S = 0.25
+"""How far ahead of the pusher its target is set, as a time at the commanded velocity. The pusher is
+drawn to its target like a critically damped spring of 10 rad/s, and the target holds for 0.1 s:
+with this lead its mean velocity is the commanded one (worked out in the tests)."""
+_RADIUS_PX = 15
+_SOLVED = 0.95
+
+
+class PushTRobot(Robot):
+    """A pusher that is steered by (vx, vy) in m/s; x points right, y up, 1 px is 1 mm.
+
+    Args:
+        task: Two action fields.
+        camera_hz: Rate of the camera; 10 Hz divided by a whole number.
+        image_height: Rows of the picture.
+        image_width: Columns of the picture.
+
+    Raises:
+        FogError: The task or the camera does not fit.
+    """
+
+    has_inertial = False
+
+    def __init__(
+        self,
+        task: TaskConfig,
+        *,
+        camera_hz: float = 10.0,
+        image_height: int = 96,
+        image_width: int = 96,
+    ) -> None:
+        if task.action_size != 2:
+            raise FogError(
+                f"task '{task.name}': action.fields must be linear.x, linear.y for pusht, not "
+                f"{', '.join(task.action.fields)}"
+            )
+        made: Any = gymnasium.make(
+            f"{gym_pusht.__name__}/PushT-v0",
+            obs_type="state",
+            observation_height=TABLE_PX,
+            observation_width=TABLE_PX,
+            disable_env_checker=True,
+        )
+        self._env = made.unwrapped
+        self.step_ns = round(1e9 / self._env.control_hz)
+        self.camera_ns = round(1e9 / camera_hz)
+        if self.camera_ns % self.step_ns:
+            raise FogError(f"camera_hz {camera_hz}: must be 10 divided by a whole number")
+        self.image_height, self.image_width = image_height, image_width
+        self.fovy_deg = math.degrees(2 * math.atan(TABLE_PX * PIXEL_M / 2))  # from 1 m above
+        self._grid_ns = self.camera_ns if task.period_ns % self.step_ns else task.period_ns
+        self._stamp_ns, self._episode, self._ended = _FIRST_STAMP_NS, -1, False
+        self.coverage = 0.0
+        """Share of the goal's area that the block covers, in [0, 1]: the benchmark's score."""
+        self._velocity = np.zeros(2)
+        self._env.reset(seed=0)
+
+    def reset(self, seed: int) -> None:
+        """Put pusher and block somewhere at random."""
+        self._env.reset(seed=seed)
+        self._velocity = np.zeros(2)
+        self._stamp_ns = -(-(self._stamp_ns + _RESET_NS) // self._grid_ns) * self._grid_ns
+        self._episode += 1
+        self._ended = False
+        self._judge(float(self._env._get_coverage()))
+
+    def step(self, command: npt.ArrayLike) -> None:
+        """Push for 0.1 s.
+
+        Args:
+            command: ``[vx, vy]``, m/s.
+        """
+        vx, vy = np.asarray(command, np.float64) / PIXEL_M
+        before = np.array(self._env.agent.position)
+        target = before + _LEAD_S * np.array([vx, -vy])
+        target = np.clip(target, _RADIUS_PX, TABLE_PX - _RADIUS_PX)
+        *_, info = self._env.step(target)
+        moved = (np.array(self._env.agent.position) - before) * PIXEL_M / (self.step_ns * 1e-9)
+        self._velocity = moved * (1.0, -1.0)
+        self._stamp_ns += self.step_ns
+        self._judge(float(info["coverage"]))
+
+    def _judge(self, coverage: float) -> None:
+        self.coverage = coverage
+        self._ended = self._ended or coverage >= _SOLVED
+
+    def observe(self, *, image: bool = True) -> Observation:
+        """Read position and picture."""
+        env = self._env
+        x, y, _ = to_world(*env.agent.position)
+        block_px = (*env.block.position, env.block.angle)
+        return Observation(
+            stamp_ns=self._stamp_ns,
+            image=self._draw() if image else None,
+            position=np.array([x, y, 0.0]),
+            orientation=np.array([0.0, 0.0, 0.0, 1.0]),
+            linear_velocity=np.array([*self._velocity, 0.0]),
+            angular_velocity=np.zeros(3),
+            linear_acceleration=np.zeros(3),
+            reward=rewards.pusht(block_px, tuple(env.goal_pose), self.coverage),
+            end=self._ended,
+            episode=max(self._episode, 0),
+            objects={"block": to_world(*block_px), "goal": to_world(*env.goal_pose)},
+        )
+
+    def _draw(self) -> npt.NDArray[np.uint8]:
+        table = self._env._render()
+        # The package's own reduction takes single pixels; averaging keeps thin outlines.
+        size = (self.image_width, self.image_height)
+        return cast("npt.NDArray[np.uint8]", cv2.resize(table, size, interpolation=cv2.INTER_AREA))
+
+    def close(self) -> None:
+        """Release the environment."""
+        self._env.close()
