@@ -1,0 +1,257 @@
+"""Runs closed-loop episodes: resets the robot, lets the policy drive, writes down what happens.
+
+Started by :func:`fog_bringup.closed_loop.evaluate_over_ros` beside robot_node and policy_node.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.client import Client
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+from std_srvs.srv import Trigger
+
+from fog_bringup.base_node import FogNode, message_class, run
+from fog_bringup.closed_loop import episode_record, make_record
+from fog_bringup.live_scene import ODOMETRY, POSE, LiveScene, object_name, stamp_of
+from fog_bringup.robots import Observation
+from fog_bringup.tasks import find_task
+from fog_policy.control_report import write_json
+from fog_world_model.data import messages
+from fog_world_model.errors import FogError
+from fog_world_model.task import StreamConfig
+
+_CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+_SILENCE_S = 15.0
+"""Wall time without a picture after which the robot counts as gone."""
+_LOOK_FOR_OBJECTS_S = 0.25
+_DEPTH = 50
+"""Deep enough that nothing is dropped while this process waits for the processor: rewards, which
+have no stamp, stay in step with the pictures that they come with."""
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """What was known when a picture came."""
+
+    stamp_ns: int
+    commands: int
+    observation: Observation
+
+
+class _Ended(Exception):
+    """The node is being shut down."""
+
+
+class ClosedLoopNode(FogNode):
+    """Configures and activates the policy, and runs one episode per seed."""
+
+    def __init__(self) -> None:
+        super().__init__("closed_loop_node")
+        task_name = self.declare("task", "reach_cube", "name of a task, or path of a task file")
+        self._seeds = self.declare("seeds", [0], "one episode starts from each seed")
+        self._output = Path(self.declare("output", "closed_loop.json", "JSON file to write"))
+        robot = self.declare("robot", "/robot_node", "name of the robot's node")
+        policy = self.declare("policy", "/policy_node", "name of the policy's lifecycle node")
+        odometry = self.declare("odometry_topic", "/odom", "nav_msgs/msg/Odometry of the base")
+        self._timeout_s = self.declare(
+            "timeout_s", 60.0, "how long a service may take, s", low=1.0, high=3600.0
+        )
+        self.check_parameters()
+        self._task = find_task(task_name)
+        if self._task.reward is None:
+            raise FogError(f"task '{self._task.name}' names no reward topic: nothing to measure")
+        self._change_state = self.create_client(ChangeState, f"{policy}/change_state")
+        self._set_parameters = self.create_client(SetParameters, f"{robot}/set_parameters")
+        self._reset = self.create_client(Trigger, f"{robot}/reset")
+        self._scene = LiveScene()
+        self._numbers: dict[str, float] = {}
+        self._commands = 0
+        self._moments: list[_Moment] = []
+        self._heard = threading.Condition()
+        self._closing = False
+        self._objects: set[str] = set()
+
+        self._camera: Subscription[Any] | None = None
+        self._listen(ODOMETRY, odometry, self._scene.receive_odometry)
+        for stream in (self._task.reward, self._task.end):
+            if stream is not None:
+                self._listen(stream.type, stream.topic, functools.partial(self._on_number, stream))
+        action = self._task.action
+        self._listen(action.type, action.topic, self._on_command)
+        self._look_for_objects()
+        self.every(_LOOK_FOR_OBJECTS_S, self._look_for_objects)
+        self._thread = threading.Thread(target=self._run, name="episodes")
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread that runs the episodes."""
+        self._closing = True
+        with self._heard:
+            self._heard.notify_all()
+        if hasattr(self, "_thread"):
+            self._thread.join()
+
+    def _listen(self, typename: str, topic: str, callback: Any) -> Any:
+        qos = QoSProfile(depth=_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
+        return self.create_subscription(message_class(typename), topic, callback, qos, raw=True)
+
+    def _look_for_objects(self) -> None:
+        """Subscribe to ground truth as it appears, and to the pictures' stamps last of all.
+
+        What is ready together is taken in the order of subscription, so that a picture finds what
+        was published with it.
+        """
+        names = {
+            topic: object_name(topic, types[0]) for topic, types in self.get_topic_names_and_types()
+        }
+        new = {topic: name for topic, name in names.items() if name and name not in self._objects}
+        for topic, name in new.items():
+            self._objects.add(str(name))
+            self._listen(POSE, topic, functools.partial(self._scene.receive_pose, name))
+        if new or self._camera is None:
+            if self._camera is not None:
+                self.destroy_subscription(self._camera)
+            topic = self._task.image.camera_info_topic
+            self._camera = self._listen(_CAMERA_INFO, topic, self._on_picture)
+
+    def _on_number(self, stream: StreamConfig, data: bytes) -> None:
+        message = messages.deserialise(data, stream.type)
+        self._numbers[stream.topic] = float(messages.read_fields(message, stream.fields)[0])
+
+    def _on_command(self, data: bytes) -> None:
+        self._commands += 1
+
+    def _on_picture(self, data: bytes) -> None:
+        task, stamp_ns = self._task, stamp_of(data)
+        observation = self._scene.observation(stamp_ns)
+        assert task.reward is not None
+        reward = self._numbers.get(task.reward.topic)
+        if observation is None or reward is None:
+            return
+        end = task.end is not None and self._numbers.get(task.end.topic, 0.0) != 0.0
+        moment = _Moment(stamp_ns, self._commands, replace(observation, reward=reward, end=end))
+        with self._heard:
+            self._moments.append(moment)
+            self._heard.notify_all()
+
+    # The rest runs in a thread of its own, so that it can wait while callbacks go on.
+
+    def _run(self) -> None:
+        try:
+            self._transition(Transition.TRANSITION_CONFIGURE, "configure")
+            self._transition(Transition.TRANSITION_ACTIVATE, "activate")
+            episodes = []
+            for seed in self._seeds:
+                episodes.append(self._episode(seed))
+                print(
+                    f"episode {len(episodes)}/{len(self._seeds)} seed {seed} "
+                    f"return {episodes[-1]['return']:.3f}",
+                    flush=True,
+                )
+            self._transition(Transition.TRANSITION_DEACTIVATE, "deactivate")
+            write_json(self._output, make_record(self._task, "policy", episodes))
+        except _Ended:
+            return
+        except OSError as error:
+            self.fail(FogError(f"output {self._output}: cannot be written ({error.strerror})"))
+        except Exception as error:
+            self.fail(error)
+        else:
+            self.done.set_result(None)
+
+    def _transition(self, number: int, name: str) -> None:
+        request = ChangeState.Request(transition=Transition(id=number))
+        if not self._call(self._change_state, request).success:
+            raise FogError(f"policy_node refuses to {name}; its log says why")
+
+    def _episode(self, seed: int) -> dict[str, Any]:
+        value = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=seed)
+        request = SetParameters.Request(parameters=[Parameter(name="seed", value=value)])
+        result = self._call(self._set_parameters, request).results[0]
+        if not result.successful:
+            raise FogError(f"robot_node refuses seed {seed}: {result.reason}")
+        with self._heard:
+            self._moments.clear()
+        answer = self._call(self._reset, Trigger.Request())
+        if not answer.success:
+            raise FogError(f"robot_node does not reset: {answer.message}")
+        start = json.loads(answer.message)
+        if start["seed"] != seed:
+            raise FogError(f"robot_node began with seed {start['seed']} instead of {seed}")
+        return self._measure(seed, start["stamp_ns"])
+
+    def _measure(self, seed: int, start_ns: int) -> dict[str, Any]:
+        """Follow an episode, and pick the pictures nearest to its control steps."""
+        period_ns, steps = self._task.period_ns, self._task.episode.max_steps
+        seen: list[_Moment] = []
+        missed = 0
+        while len(seen) <= steps and not (seen and seen[-1].observation.end):
+            moment = self._next_moment()
+            step = round((moment.stamp_ns - start_ns) / period_ns)
+            if abs(moment.stamp_ns - start_ns - step * period_ns) > period_ns / 4:
+                continue  # between two control steps
+            if step < len(seen):
+                continue  # before the reset, or this step has its picture
+            # A lost picture counts with the next one, so that the number of steps stays right.
+            missing = min(step, steps) - len(seen)
+            missed += missing
+            seen += [moment] * (1 + missing)
+        seen = seen[: steps + 1]
+        commands = seen[-1].commands - seen[0].commands
+        return episode_record(
+            self._task, seed, [m.observation for m in seen], commands=commands, missed=missed
+        )
+
+    def _next_moment(self) -> _Moment:
+        deadline = time.monotonic() + _SILENCE_S
+        with self._heard:
+            while not self._moments:
+                if self._closing:
+                    raise _Ended
+                if not self._heard.wait(deadline - time.monotonic()):
+                    raise FogError(
+                        f"nothing has come for {_SILENCE_S:g} s from one of "
+                        f"{self._task.image.camera_info_topic}, /odom and the reward topic"
+                    )
+            return self._moments.pop(0)
+
+    def _call(self, client: Client[Any, Any], request: Any) -> Any:
+        deadline = time.monotonic() + self._timeout_s
+        while not client.service_is_ready():
+            self._check(client, deadline, "is not offered")
+        done = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: done.set())
+        while not done.wait(0.1):
+            self._check(client, deadline, "does not answer")
+        return future.result()
+
+    def _check(self, client: Client[Any, Any], deadline: float, trouble: str) -> None:
+        if self._closing:
+            raise _Ended
+        if time.monotonic() > deadline:
+            raise FogError(f"service {client.srv_name} {trouble} within {self._timeout_s:g} s")
+        time.sleep(0.02)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node."""
+    return run(ClosedLoopNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

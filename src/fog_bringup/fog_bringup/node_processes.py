@@ -1,0 +1,128 @@
+"""Starts ROS nodes as processes of their own, and leaves none behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fog_policy import exit_signals
+from fog_world_model.errors import FogError
+from fog_world_model.ros_environment import prepare
+
+_ESCALATION = ((signal.SIGINT, 3.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
+"""How a node is asked to end, and how long it may take, s."""
+_POLL_S = 0.1
+_TAIL_LINES = 12
+
+
+class NodeProcesses:
+    """A group of nodes; as a context manager it ends all of them, whatever happened.
+
+    SIGINT and SIGTERM raise KeyboardInterrupt inside the context, so that they end the nodes too.
+
+    Args:
+        logs: Folder for what each node prints, ``<name>.log``.
+        domain_id: ROS_DOMAIN_ID of all.
+    """
+
+    def __init__(self, logs: Path, domain_id: int) -> None:
+        self._logs = logs
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._environment = {**os.environ, "ROS_DOMAIN_ID": str(domain_id), "PYTHONUNBUFFERED": "1"}
+        prepare(self._environment)
+        self._signals = contextlib.ExitStack()
+
+    def __enter__(self) -> NodeProcesses:
+        """Take charge of signals."""
+        self._signals.enter_context(exit_signals.raised())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End every node."""
+        with exit_signals.ignored():
+            self._end_all()
+        self._signals.close()
+
+    def start(self, name: str, command: Sequence[str], parameters: Mapping[str, Any]) -> None:
+        """Start a node.
+
+        Args:
+            name: For messages and the log file.
+            command: Command line without ROS arguments.
+            parameters: Of the node.
+        """
+        arguments = ["--ros-args"]
+        for key, value in parameters.items():
+            # JSON is YAML, which is how ROS reads a parameter's value.
+            arguments += ["-p", f"{key}:={json.dumps(value)}"]
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with (self._logs / f"{name}.log").open("w") as log:
+            self._processes[name] = subprocess.Popen(
+                [*command, *arguments],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+    def wait_for(
+        self, name: str, limit_s: float, on_line: Callable[[str], None] = lambda line: None
+    ) -> None:
+        """Wait until a node has done its work and ended.
+
+        Args:
+            name: The node.
+            limit_s: How long it may take, s.
+            on_line: Told each line that it prints.
+
+        Raises:
+            FogError: It failed, took too long, or another node ended before it.
+        """
+        deadline = time.monotonic() + limit_s
+        with (self._logs / f"{name}.log").open() as log:
+            while True:
+                status = self._processes[name].poll()
+                for line in log:
+                    on_line(line.rstrip("\n"))
+                if status is not None:
+                    break
+                for other, process in self._processes.items():
+                    if other != name and process.poll() is not None:
+                        raise FogError(self._ended(other, process.returncode))
+                if time.monotonic() > deadline:
+                    raise FogError(f"{name} took longer than {limit_s:.0f} s.{self._tail(name)}")
+                time.sleep(_POLL_S)
+        if status != 0:
+            raise FogError(self._ended(name, status))
+
+    def _ended(self, name: str, status: int) -> str:
+        return f"{name} ended with exit status {status}.{self._tail(name)}"
+
+    def _tail(self, name: str) -> str:
+        path = self._logs / f"{name}.log"
+        lines = path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+        return f" The end of {path}:\n" + "\n".join(f"  {line}" for line in lines)
+
+    def _end_all(self) -> None:
+        for number, patience_s in _ESCALATION:
+            running = [p for p in self._processes.values() if p.poll() is None]
+            for process in running:
+                process.send_signal(number)
+            deadline = time.monotonic() + patience_s
+            for process in running:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
