@@ -238,7 +238,19 @@ def _totals(reports: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def default_store_path(bags: Sequence[str | os.PathLike[str]]) -> Path:
-    """Beside the first bag, with its name and the suffix ``.episodes``."""
-    first = Path(bags[0])
-    return first.with_name(first.name + ".episodes")
+def find_bags(path: str | os.PathLike[str]) -> list[Path]:
+    """Bags at a path: the folder itself, or the bags directly inside it.
+
+    Raises:
+        FogError: There is none.
+    """
+    folder = Path(path)
+    if (folder / "metadata.yaml").exists() or not folder.is_dir():
+        return [folder]
+    found = sorted(p.parent for p in folder.glob("*/metadata.yaml"))
+    if not found:
+        raise FogError(
+            f"bag {folder}: neither it nor a folder in it has a metadata.yaml; a rosbag2 bag is a "
+            "folder with metadata.yaml and .mcap or .db3 files"
+        )
+    return found

@@ -101,6 +101,9 @@ class Denoiser(nn.Module):
             resnet_time_scale_shift="scale_shift",
             norm_num_groups=8,
         )
+        # Start from F = 0: a residual model then begins by copying, instead of unlearning noise.
+        nn.init.zeros_(self.unet.conv_out.weight)
+        nn.init.zeros_(self.unet.conv_out.bias)
         # diffusers adds class_labels to the time embedding, which scales and shifts every group
         # norm: the way in for actions and proprioception.
         conditions = config.context_frames * action_size + proprioception_size

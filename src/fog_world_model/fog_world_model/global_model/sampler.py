@@ -66,6 +66,7 @@ class Sampler:
         """
         scheduler = self._scheduler
         scheduler.set_timesteps(self.config.steps)  # rewinds it to the first step
+        scheduler.is_scale_input_called = True  # the denoiser scales its input itself
         last = context[:, -1]
         noise = torch.randn(
             last.shape, generator=generator, device=last.device, dtype=last.dtype
