@@ -51,7 +51,7 @@ class Actor(nn.Module):
         Returns:
             Actions ``[batch, field]`` in (-1, 1) and their log-probability ``[batch]``.
         """
-        mean, log_std = self._parameters(features)
+        mean, log_std = self._gaussian(features)
         raw = mean + log_std.exp() * noise
         log_normal = -0.5 * (noise**2 + math.log(2 * math.pi)) - log_std
         # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2x)), without cancellation.
@@ -60,9 +60,9 @@ class Actor(nn.Module):
 
     def mode(self, features: Tensor) -> Tensor:
         """The action without noise, ``[batch, field]``: what is deployed."""
-        return self._parameters(features)[0].tanh()
+        return self._gaussian(features)[0].tanh()
 
-    def _parameters(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def _gaussian(self, features: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = self.body(features).chunk(2, dim=-1)
         low, high = self.config.log_std_min, self.config.log_std_max
         # A soft clamp keeps the gradient; it starts at the middle of the range.
