@@ -103,7 +103,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 def progress_bar(description: str) -> Iterator[Callable[[float, str], None]]:
     """Show progress on standard error; call it with the fraction done and a text.
 
-    On a terminal it is a bar with the time that is left; in a log file a line every 20 seconds.
+    On a terminal it is a bar with the time that is left; in a log file a line every 5 seconds.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -111,7 +111,7 @@ def progress_bar(description: str) -> Iterator[Callable[[float, str], None]]:
 
         def tell(fraction: float, text: str) -> None:
             nonlocal told
-            if time.monotonic() - told >= 20 or fraction >= 1:
+            if time.monotonic() - told >= 5 or fraction >= 1:
                 told = time.monotonic()
                 left = (told - begun) * (1 / max(fraction, 1e-3) - 1)
                 console.print(f"{description}: {fraction:4.0%}, {text}, {left:.0f} s left")
