@@ -23,6 +23,14 @@ _FIRST_STAMP_NS = 1_000_000_000  # zero would read as "no stamp" in a message he
 _SETTLE_NS = 200_000_000
 _FALLEN_HEIGHT_M, _FALLEN_TILT_RAD = 0.18, 0.9
 _DONE_DISTANCE_M = 0.4
+_UNSTABLE = tuple(
+    int(kind)
+    for kind in (
+        mujoco.mjtWarning.mjWARN_BADQPOS,
+        mujoco.mjtWarning.mjWARN_BADQVEL,
+        mujoco.mjtWarning.mjWARN_BADQACC,
+    )
+)
 
 
 class Go2Robot(Robot):
@@ -177,7 +185,7 @@ class Go2Robot(Robot):
             data.qvel[self._v],
         )
         mujoco.mj_step(self._model, data, self._substeps)
-        if data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number:
+        if any(data.warning[kind].number for kind in _UNSTABLE):
             # MuJoCo has put everything back to the model's start pose; the episode is over.
             self._ended = True
 

@@ -20,7 +20,7 @@ Pose = tuple[float, float, float]
 def to_world(x_px: float, y_px: float, angle: float = 0.0) -> Pose:
     """Pixels and a clockwise angle, as gym-pusht has them, to metres and radians."""
     yaw = math.atan2(math.sin(-angle), math.cos(-angle))
-    return x_px * PIXEL_M, (TABLE_PX - y_px) * PIXEL_M, yaw
+    return float(x_px) * PIXEL_M, (TABLE_PX - float(y_px)) * PIXEL_M, yaw
 
 
 def to_pixels(x: float, y: float) -> tuple[float, float]:
