@@ -153,13 +153,17 @@ def set_up(venv: Path) -> None:
 
         names = ("setup.py", "setup.cfg", "pyproject.toml", "package.xml")
         files = [ROOT / "src" / package / name for package in PACKAGES for name in names]
-        inputs = fingerprint([*files, Path(__file__)], str(ROOT), *map(str, shared_files()))
+        inputs = fingerprint(
+            [*files, Path(__file__)], interpreter, str(ROOT), *map(str, shared_files())
+        )
         if stamp.differs("packages", inputs):
             folders = [str(ROOT / "src" / package) for package in PACKAGES]
             editable = [option for folder in folders for option in ("--editable", folder)]
             pip(venv, ["--no-deps", "--no-build-isolation", *editable], ", ".join(PACKAGES))
             link_shares(venv)
             link_executables(venv)
+            if ros:
+                write_ros2(venv)
             check_imports(venv)
             stamp.write("packages", inputs)
 
@@ -304,6 +308,20 @@ def link_executables(venv: Path) -> None:
         for name in console_scripts(venv, package):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).symlink_to(Path("..", "..", "bin", name))
+
+
+def write_ros2(venv: Path) -> None:
+    """Offer the sourced `ros2` run by this Python, which has what our launch files import."""
+    script = venv / "bin" / "ros2"
+    script.write_text(
+        f"#!{venv}/bin/python\n"
+        "import sys\n"
+        "from fog_world_model.ros_environment import prepare\n"
+        "prepare()\n"
+        "from ros2cli.cli import main\n"
+        "sys.exit(main())\n"
+    )
+    script.chmod(0o755)
 
 
 def console_scripts(venv: Path, package: str) -> list[str]:
