@@ -59,6 +59,9 @@ class SyntheticRobot:
         """Wall time and linear.x of every command that arrived."""
         self.diagnostics: list[tuple[int, str, dict[str, str]]] = []
         """Level, message and values of every status of the policy node."""
+        self.diagnosed: set[str] = set()
+        """Names of all nodes that published diagnostics."""
+        self.topics = tuple(_TYPES)
         self._joints = [
             f.partition(".")[2]
             for stream in task.proprioception
@@ -220,6 +223,7 @@ class SyntheticRobot:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
+            self.diagnosed.add(status.hardware_id)
             if status.name == "policy_node: control":
                 values = {entry.key: entry.value for entry in status.values}
                 self.diagnostics.append((status.level[0], status.message, values))

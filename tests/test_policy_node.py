@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from processes import NodeProcess
 from synthetic_robot import SyntheticRobot
+from toy_bundle import write_toy_bundle
 
-from fog_policy.actor_critic import Actor, ActorCriticConfig
-from fog_policy.bundle import write_bundle
-from fog_world_model.local_model.local_model import PRESETS, LocalModel, LocalModelConfig
 from fog_world_model.task import TaskConfig
 
 ACTION = (0.5, -0.5, 0.25)
@@ -27,38 +24,8 @@ LINEAR_X = 0.4
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, task: TaskConfig) -> Path:
-    """An untrained local model and an actor that always answers the same."""
-    torch.manual_seed(0)
-    config = LocalModelConfig(
-        height=task.image.height,
-        width=task.image.width,
-        action_size=task.action_size,
-        proprioception_size=task.proprioception_size,
-        **PRESETS["tiny"],
-    )
-    local = LocalModel(config)
-    sizes = ActorCriticConfig(features=local.features_size, action_size=3, hidden=16)
-    actor = Actor(sizes)
-    last = actor.body[-1]
-    assert isinstance(last, torch.nn.Linear)
-    with torch.no_grad():
-        last.weight.zero_()
-        last.bias[:3] = torch.atanh(torch.tensor(ACTION))
-    path = tmp_path_factory.mktemp("policy") / "bundle"
-    size = task.proprioception_size
-    write_bundle(
-        local,
-        actor,
-        path,
-        {
-            "task": task.to_dict(),
-            "task_hash": task.hash,
-            "normalisation": {"mean": [0.0] * size, "std": [1.0] * size},
-            "local_config": vars(config),
-            "actor_critic": vars(sizes),
-        },
-    )
-    return path
+    """A policy that always answers :data:`ACTION`."""
+    return write_toy_bundle(task, tmp_path_factory.mktemp("policy") / "bundle", ACTION)
 
 
 @pytest.fixture

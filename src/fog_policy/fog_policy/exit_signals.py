@@ -34,14 +34,32 @@ def ignored() -> Iterator[None]:
         yield
 
 
+def ignore() -> None:
+    """From now on both signals do nothing, until the process ends.
+
+    For the very end: the interpreter takes a while to close, and a second signal that comes then
+    would turn a regular exit status into that of a killed process.
+    """
+    if _in_main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def _handled_by(handler: Any) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers, and only it gets signals
+    if not _in_main_thread():
+        yield
         return
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:
         for number, previous in before.items():
-            signal.signal(number, previous)
+            # Unless somebody else has set one meanwhile, as ignore() does.
+            if signal.getsignal(number) is handler:
+                signal.signal(number, previous)
+
+
+def _in_main_thread() -> bool:
+    """Only the main thread may set handlers, and only it gets signals."""
+    return threading.current_thread() is threading.main_thread()

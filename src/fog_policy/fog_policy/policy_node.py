@@ -391,7 +391,7 @@ def _message_class(typename: str) -> Any:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM.
+    """Run the node until SIGINT or SIGTERM; the process is meant to end with it.
 
     Args:
         args: Command line; ``sys.argv`` unless given.
@@ -438,13 +438,14 @@ def _run(args: Sequence[str] | None) -> int:
             executor.spin_once(timeout_sec=0.1)
         return 0
     finally:
-        with exit_signals.ignored():
-            if node is not None:
-                node.halt()
-                node.destroy_node()
-            rclpy.try_shutdown()
-            # The interpreter would search all that PyTorch holds for garbage before it ends.
-            gc.freeze()
+        # The last word must not be cut short: under a launcher, Ctrl-C arrives twice.
+        exit_signals.ignore()
+        if node is not None:
+            node.halt()
+            node.destroy_node()
+        rclpy.try_shutdown()
+        # The interpreter would search all that PyTorch holds for garbage before it ends.
+        gc.freeze()
 
 
 if __name__ == "__main__":
