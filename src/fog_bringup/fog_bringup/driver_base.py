@@ -22,7 +22,7 @@ class Driver(ABC):
         self._low = np.asarray(task.action.low, np.float64)
         self._high = np.asarray(task.action.high, np.float64)
         self._dt = 1.0 / task.control_hz
-        self._random = np.random.default_rng(0)
+        self.reset(0)
 
     def reset(self, seed: int) -> None:
         """Begin an episode; equal seeds and observations give equal commands."""

@@ -52,15 +52,12 @@ class MixedDriver(Driver):
     """
 
     def __init__(self, task: TaskConfig, mix: DriverMix) -> None:
-        super().__init__(task)
-        self._probabilities = mix.probabilities()
-        self._drivers: dict[str, Driver] = {
-            "seek": make_seek_driver(task),
-            "random": RandomDriver(task),
-            "stand": StandDriver(task),
-        }
-        self.mode = "stand"
+        makers = {"seek": make_seek_driver, "random": RandomDriver, "stand": StandDriver}
+        self._probabilities = {m: p for m, p in mix.probabilities().items() if p > 0}
+        self._drivers: dict[str, Driver] = {m: makers[m](task) for m in self._probabilities}
+        self.mode = ""
         """How this episode is driven: ``seek``, ``random`` or ``stand``."""
+        super().__init__(task)
 
     def reset(self, seed: int) -> None:
         """Draw a mode and begin an episode with it."""
@@ -78,6 +75,6 @@ def make_driver(task: TaskConfig, mix: DriverMix | None = None) -> MixedDriver:
     """Make the exploring driver of a task.
 
     Raises:
-        FogError: The mix is impossible, or the task has no purposeful driver.
+        FogError: The mix is impossible, or it wants to seek and the task has no purposeful driver.
     """
     return MixedDriver(task, mix or DriverMix())

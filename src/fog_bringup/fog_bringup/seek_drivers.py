@@ -62,7 +62,6 @@ class SeekCubeDriver(Driver):
             "retreat": np.array([-self._speed, 0.0, 0.5 * turn]),
             "swerve": self._swerve,
         }[self._phase]
-        # A slow step near the cube still needs to close the last of the way.
         return wish + self._noise.draw(self._random, self._level)
 
     def _begin(self, *phases: str, shares: tuple[float, ...]) -> None:

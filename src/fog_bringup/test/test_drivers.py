@@ -112,3 +112,7 @@ def test_task_without_a_driver() -> None:
     task = dataclasses.replace(find_task("pusht"), name="juggle")
     with pytest.raises(FogError, match=r"task 'juggle'.*reach_cube"):
         make_driver(task)
+    robot = make_robot(find_task("pusht"))
+    robot.reset(0)
+    assert make_driver(task, RANDOM).command(robot.observe(image=False)).shape == (2,)
+    robot.close()
