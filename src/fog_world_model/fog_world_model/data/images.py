@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -26,6 +27,7 @@ DEPTH_ENCODING = "16UC1"
 DEPTH_RANGE_MM = 10_000
 """Depth that becomes white: 16UC1 holds millimetres (REP 118), 0 where nothing was measured."""
 
+_BIG_ENDIAN = sys.byteorder == "big"
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, DEPTH_ENCODING: 1}
 
 
@@ -92,10 +94,7 @@ def check_layout(message: Any) -> None:
 def convert(message: Any) -> ImageArray:
     """Our own conversion; arguments, result and errors as in :func:`decode_image`."""
     encoding, channels = message.encoding, _CHANNELS[message.encoding]
-    row = message.width * channels * _item_size(encoding)
-    # Drivers pad rows to a multiple of some power of two: only the first bytes are pixels.
-    rows = np.frombuffer(message.data, np.uint8, message.height * message.step)
-    pixels = rows.reshape(message.height, message.step)[:, :row].copy()
+    pixels = _without_padding(message)
     if encoding == DEPTH_ENCODING:
         order = ">" if message.is_bigendian else "<"
         return depth_to_grey(pixels.view(f"{order}u2"))
@@ -114,13 +113,22 @@ def convert_with_cv_bridge(message: Any, bridge: Any) -> ImageArray:
         message: A decoded message.
         bridge: ``cv_bridge.CvBridge()``.
     """
-    if message.encoding != DEPTH_ENCODING:
-        image = bridge.imgmsg_to_cv2(message, desired_encoding="rgb8")
-        return np.array(image, dtype=np.uint8, order="C")
-    if bool(message.is_bigendian) != (sys.byteorder == "big"):
+    if message.encoding == DEPTH_ENCODING and bool(message.is_bigendian) != _BIG_ENDIAN:
         # cv_bridge swaps bytes with ndarray.newbyteorder, which NumPy 2 no longer has.
         return convert(message)
-    return depth_to_grey(np.asarray(bridge.imgmsg_to_cv2(message, "passthrough")))
+    pixels = _without_padding(message)
+    packed = SimpleNamespace(
+        height=message.height,
+        width=message.width,
+        encoding=message.encoding,
+        is_bigendian=int(_BIG_ENDIAN),
+        # cv_bridge skews images whose padding is not a whole number of pixels.
+        step=pixels.shape[1],
+        data=pixels.reshape(-1),
+    )
+    if message.encoding == DEPTH_ENCODING:
+        return depth_to_grey(np.asarray(bridge.imgmsg_to_cv2(packed, "passthrough")))
+    return np.array(bridge.imgmsg_to_cv2(packed, "rgb8"), dtype=np.uint8, order="C")
 
 
 def depth_to_grey(depth: npt.NDArray[np.uint16]) -> ImageArray:
@@ -145,6 +153,16 @@ def genuine_cv_bridge() -> Any | None:
         return importlib.import_module("cv_bridge").CvBridge()
     except (ImportError, AttributeError):  # built against another NumPy or OpenCV
         return None
+
+
+def _without_padding(message: Any) -> npt.NDArray[np.uint8]:
+    """Copy the bytes of an image's pixels, ``[height, byte]``.
+
+    Drivers pad rows to a multiple of some power of two; only the first bytes are pixels.
+    """
+    row = message.width * _CHANNELS[message.encoding] * _item_size(message.encoding)
+    rows = np.frombuffer(message.data, np.uint8, message.height * message.step)
+    return rows.reshape(message.height, message.step)[:, :row].copy()
 
 
 def _item_size(encoding: str) -> int:
