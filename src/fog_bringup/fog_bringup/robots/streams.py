@@ -19,6 +19,16 @@ CAMERA_FRAME, BASE_FRAME, IMU_FRAME, WORLD_FRAME = (
     "odom",
 )
 
+# The small types are made directly, without looking up defaults: every observation has twenty.
+_TYPES = messages.TYPESTORE.types
+_TIME, _HEADER = _TYPES["builtin_interfaces/msg/Time"], _TYPES["std_msgs/msg/Header"]
+_VECTOR, _POINT = _TYPES["geometry_msgs/msg/Vector3"], _TYPES["geometry_msgs/msg/Point"]
+_QUATERNION, _POSE = _TYPES["geometry_msgs/msg/Quaternion"], _TYPES["geometry_msgs/msg/Pose"]
+_TWIST = _TYPES["geometry_msgs/msg/Twist"]
+_POSE_COVARIANCE = _TYPES["geometry_msgs/msg/PoseWithCovariance"]
+_TWIST_COVARIANCE = _TYPES["geometry_msgs/msg/TwistWithCovariance"]
+_UNKNOWN_COVARIANCE = np.zeros(36)
+
 Encoded = tuple[str, str, bytes]
 """Topic, interface name, CDR bytes."""
 
@@ -71,7 +81,7 @@ def camera_messages(robot: Robot, observation: Observation) -> list[Encoded]:
         return []
     height, width = observation.image.shape[:2]
     info = _camera_info(height, width, robot.fovy_deg)
-    info.header = messages.header(observation.stamp_ns, CAMERA_FRAME)
+    info.header = _header(observation.stamp_ns, CAMERA_FRAME)
     image = _image(observation.stamp_ns, observation.image)
     return _encode([("/camera/camera_info", info), ("/camera/image_raw", image)])
 
@@ -99,7 +109,7 @@ def _image(stamp_ns: int, image: npt.NDArray[np.uint8]) -> Any:
     height, width = image.shape[:2]
     return messages.make(
         "sensor_msgs/msg/Image",
-        header=messages.header(stamp_ns, CAMERA_FRAME),
+        header=_header(stamp_ns, CAMERA_FRAME),
         height=height,
         width=width,
         encoding="rgb8",
@@ -131,7 +141,7 @@ def _camera_info(height: int, width: int, fovy_deg: float) -> Any:
 def _joint_state(o: Observation) -> Any:
     return messages.make(
         "sensor_msgs/msg/JointState",
-        header=messages.header(o.stamp_ns, BASE_FRAME),
+        header=_header(o.stamp_ns, BASE_FRAME),
         name=list(o.joint_names),
         position=o.joint_position,
         velocity=o.joint_velocity,
@@ -142,7 +152,7 @@ def _joint_state(o: Observation) -> Any:
 def _imu(o: Observation) -> Any:
     return messages.make(
         "sensor_msgs/msg/Imu",
-        header=messages.header(o.stamp_ns, IMU_FRAME),
+        header=_header(o.stamp_ns, IMU_FRAME),
         orientation=_quaternion(o.orientation),
         angular_velocity=_vector(o.angular_velocity),
         linear_acceleration=_vector(o.linear_acceleration),
@@ -150,22 +160,14 @@ def _imu(o: Observation) -> Any:
 
 
 def _odometry(o: Observation) -> Any:
-    pose = messages.make(
-        "geometry_msgs/msg/Pose",
-        position=_point(o.position),
-        orientation=_quaternion(o.orientation),
-    )
-    twist = messages.make(
-        "geometry_msgs/msg/Twist",
-        linear=_vector(o.linear_velocity),
-        angular=_vector(o.angular_velocity),
-    )
+    pose = _POSE(_point(o.position), _quaternion(o.orientation))
+    twist = _TWIST(_vector(o.linear_velocity), _vector(o.angular_velocity))
     return messages.make(
         "nav_msgs/msg/Odometry",
-        header=messages.header(o.stamp_ns, WORLD_FRAME),
+        header=_header(o.stamp_ns, WORLD_FRAME),
         child_frame_id=BASE_FRAME,
-        pose=messages.make("geometry_msgs/msg/PoseWithCovariance", pose=pose),
-        twist=messages.make("geometry_msgs/msg/TwistWithCovariance", twist=twist),
+        pose=_POSE_COVARIANCE(pose, _UNKNOWN_COVARIANCE),
+        twist=_TWIST_COVARIANCE(twist, _UNKNOWN_COVARIANCE),
     )
 
 
@@ -173,20 +175,16 @@ def _object_pose(stamp_ns: int, pose: tuple[float, float, float]) -> Any:
     x, y, yaw = pose
     return messages.make(
         "geometry_msgs/msg/PoseStamped",
-        header=messages.header(stamp_ns, WORLD_FRAME),
-        pose=messages.make(
-            "geometry_msgs/msg/Pose",
-            position=_point((x, y, 0.0)),
-            orientation=_quaternion((0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))),
+        header=_header(stamp_ns, WORLD_FRAME),
+        pose=_POSE(
+            _point((x, y, 0.0)),
+            _quaternion((0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))),
         ),
     )
 
 
-# Made directly, without looking up defaults: there are ten of these in every observation.
-_VECTOR, _POINT, _QUATERNION = (
-    messages.TYPESTORE.types[f"geometry_msgs/msg/{name}"]
-    for name in ("Vector3", "Point", "Quaternion")
-)
+def _header(stamp_ns: int, frame: str) -> Any:
+    return _HEADER(_TIME(stamp_ns // 10**9, stamp_ns % 10**9), frame)
 
 
 def _vector(v: npt.ArrayLike) -> Any:
