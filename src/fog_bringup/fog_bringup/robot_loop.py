@@ -4,8 +4,8 @@ One thread makes the robot, steps it, draws its pictures and closes it, because 
 belongs to the thread that made it. Everybody else hands in commands and requests, which never wait
 for a picture, and gets encoded messages through a callback.
 
-A step is computed ahead of its time and published when it is due, so that neither the physics nor
-the drawing delays a stamp.
+A step is computed just ahead of its time and published when it is due, so that neither the physics
+nor the drawing delays a stamp, and a command that comes meanwhile still counts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future
 from typing import Any
 
@@ -35,8 +36,12 @@ from fog_world_model.task import TaskConfig
 
 _START_TIMEOUT_S = 60.0
 _REQUEST_TIMEOUT_S = 20.0
-_SLACK_STEPS = 2
-"""Steps by which a command may come later than usual before robot time waits for it."""
+_TICK_NS = 20_000_000
+"""Robot time passes in ticks no longer than this, also where a step is longer, so that timers in
+simulated time go off between two steps. A command may come one tick later than usual before robot
+time waits for it."""
+_REPEAT_S = 0.05
+_LEAD_DECAY = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +114,7 @@ class RobotLoop:
         self._make, self._task, self._auto_reset = make, task, auto_reset
         self._patience_s, self._state_hz = patience_s, state_hz
         self._wall_ns, self._offset_ns = wall_ns, 0
+        self._lead_s = 0.0
         self._zero = np.zeros(task.action_size)
         self._command: tuple[npt.NDArray[np.float64], int] | None = None
         self._requests: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = (
@@ -183,7 +189,12 @@ class RobotLoop:
     def _submit(self, action: Callable[[], None]) -> None:
         done: Future[None] = Future()
         self._requests.put((action, done))
-        done.result(_REQUEST_TIMEOUT_S)
+        deadline = time.monotonic() + _REQUEST_TIMEOUT_S
+        while not futures.wait([done], timeout=0.1).done:
+            # A request may come just after the thread has looked for the last time.
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError("the robot's thread has ended, or does not answer")
+        done.result()
 
     def _run(self) -> None:
         robot: Robot | None = None
@@ -195,7 +206,8 @@ class RobotLoop:
             self._state_every = (
                 max(1, round(1e9 / (self._state_hz * robot.step_ns))) if self._state_hz else 1
             )
-            self._lockstep = Lockstep(self._task.period_ns, _SLACK_STEPS * robot.step_ns)
+            self._tick_ns = robot.step_ns // -(-robot.step_ns // _TICK_NS)
+            self._lockstep = Lockstep(self._task.period_ns, self._tick_ns)
             self._reset()
             self._opened.set_result(self._frame)
             self._serve(None)
@@ -213,31 +225,53 @@ class RobotLoop:
                 robot.close()
 
     def _step(self) -> None:
-        """Publish the frame when it is due, then compute the next one."""
-        if not self._wait_until_due():
+        """Publish the frame when it is due, and compute the next one as late as possible.
+
+        A reset replaces the frame; then the round is broken off.
+        """
+        frame, step_ns = self._frame, self._robot.step_ns
+        if not self._wait_until(frame.robot_ns, frame):
             return
-        frame = self._frame
-        self.now_ns = frame.robot_ns
-        self._publish(frame)
+        self._tell(frame)
         skipped = self.pace.skip_lag(frame.robot_ns)
         if self._wall_ns is not None:
             self._offset_ns += skipped
         if self._auto_reset and self._episode_is_over():
             self._reset()
             return
-        self._await_command()
-        if self._frame is not frame:  # a reset came meanwhile
+        for tick_ns in range(self._tick_ns, step_ns, self._tick_ns):
+            if not (
+                self._await_command(frame) and self._wait_until(frame.robot_ns + tick_ns, frame)
+            ):
+                return
+            self._tell_time(frame.robot_ns + tick_ns)
+        # What comes before the step is computed still counts for it.
+        next_ns = frame.robot_ns + step_ns
+        if not (self._wait_until(next_ns, frame, self._lead_s) and self._await_command(frame)):
             return
+        begin = time.monotonic()
         self._robot.step(self._current_command())
-        self._observe(frame.robot_ns + self._robot.step_ns)
+        self._observe(next_ns)
+        self._lead_s = max(time.monotonic() - begin, _LEAD_DECAY * self._lead_s)
 
-    def _wait_until_due(self) -> bool:
-        """Serve requests meanwhile; False when the loop ends."""
-        while not self._closing.is_set():
+    def _tell(self, frame: Frame) -> None:
+        self.now_ns = frame.robot_ns
+        self._publish(frame)
+
+    def _tell_time(self, robot_ns: int) -> None:
+        self._tell(Frame(robot_ns, robot_ns + self._offset_ns, first=False, messages=[]))
+
+    def _wait_until(self, robot_ns: int, frame: Frame, early_s: float = 0.0) -> bool:
+        """Serve requests until a robot time is due.
+
+        Returns:
+            False when the frame does not stand any more.
+        """
+        while self._frame is frame and not self._closing.is_set():
             if self.paused:
                 self._serve(None)
                 continue
-            remaining = self.pace.remaining_s(self._frame.robot_ns)
+            remaining = self.pace.remaining_s(robot_ns) - early_s
             if remaining > 0:
                 self._serve(remaining)
                 continue
@@ -247,23 +281,26 @@ class RobotLoop:
                 return True
         return False
 
-    def _await_command(self) -> None:
-        """Hold robot time while a regular command is overdue, as long as patience lasts."""
-        if self._patience_s <= 0:
-            return
-        frame, begin = self._frame, time.monotonic()
-        while self._frame is frame and not self._closing.is_set():
-            if not self._lockstep.overdue(frame.robot_ns):
-                break
+    def _await_command(self, frame: Frame) -> bool:
+        """Hold robot time while a regular command is overdue, as long as patience lasts.
+
+        Returns:
+            False when the frame does not stand any more.
+        """
+        begin = time.monotonic()
+        while self._lockstep.overdue(self.now_ns) and self._patience_s > 0:
             left = begin + self._patience_s - time.monotonic()
             if left <= 0:
                 self._lockstep.give_up()
                 self.given_up += 1
-                break
-            self._serve(left)
+            elif not self._serve(min(left, _REPEAT_S)):
+                self._tell_time(self.now_ns)  # whoever waits for it may have missed it
+            if self._frame is not frame or self._closing.is_set():
+                return False
         held = time.monotonic() - begin
         self.pace.hold(held)
         self.held_s += held
+        return True
 
     def _serve(self, timeout_s: float | None) -> bool:
         """Carry out one request; False when none came in time."""
