@@ -24,6 +24,7 @@ from fog_world_model.errors import FogError
 from fog_world_model.global_model.global_model import GlobalModel
 from fog_world_model.imagination import ImaginedEnv
 from fog_world_model.local_model.local_model import LocalModel
+from fog_world_model.task import TaskConfig, task_from_dict
 from fog_world_model.training.checkpoint import open_checkpoint, save_checkpoint
 from fog_world_model.training.loop import device_of, progress_bar, stop_on_signal
 
@@ -62,9 +63,9 @@ class FogConfig:
     """Initial weight of the entropy."""
     sample_prior: bool = False
     """Send the gradient through a sample of the prior instead of its mean."""
-    refresh_steps: int = 2
+    refresh_steps: int = 1
     """Updates of the local model per update of the policy (0: it stays as it is)."""
-    refresh_batch: int = 16
+    refresh_batch: int = 8
     """Imagined trajectories in such an update; as many recorded windows are mixed in."""
     refresh_rate: float = 2e-4
     buffer_steps: int = 100_000
@@ -76,6 +77,10 @@ class FogConfig:
     seed: int = 0
     device: str = "auto"
     threads: int = 0
+
+
+_RATES = {"actor": "actor_rate", "critic": "critic_rate", "local": "refresh_rate"}
+"""Which setting is the learning rate of which network."""
 
 
 @dataclass
@@ -147,7 +152,6 @@ class FogTrainer:
         contexts_now = self.env.restart()
         with torch.no_grad():
             self.state = self.local.start(contexts_now)
-        self._image, self._vector = contexts_now.image[:, -1], contexts_now.proprioception[:, -1]
         self.updates = 0
 
     def update(self) -> dict[str, float]:
@@ -161,6 +165,7 @@ class FogTrainer:
         """
         config = self.config
         self._restart_due()
+        first = self.env.observation
         # The local model is the path of the gradient here, not what is being fitted.
         self.local_model.requires_grad_(False)
         noise = torch.randn(
@@ -178,7 +183,7 @@ class FogTrainer:
         norm = self._descend("actor", self.actor, -(target + temperature * entropy))
         self._adapt_temperature(float(entropy.detach()))
         critic_loss = self._fit_critic(flow)
-        self.buffer.add(self._image, self._vector, flow)
+        self.buffer.add(*first, flow)
         log = {
             "reward": float(torch.stack([s.reward for s in flow.steps]).mean()),
             "objective": float(target.detach()),
@@ -192,7 +197,6 @@ class FogTrainer:
             "ends": float(flow.ends.sum()),
         }
         self.state = flow.state
-        self._image, self._vector = flow.steps[-1].image, flow.steps[-1].proprioception
         self._refresh_local(log)
         self.updates += 1
         return log
@@ -218,8 +222,6 @@ class FogTrainer:
         contexts = self.env.restart(due)
         with torch.no_grad():
             self.state = self.state.where(due, self.local.start(contexts))
-        self._image = torch.where(due[:, None, None, None], contexts.image[:, -1], self._image)
-        self._vector = torch.where(due[:, None], contexts.proprioception[:, -1], self._vector)
 
     def _descend(self, name: str, module: nn.Module, loss: Tensor) -> float:
         optimiser = self.optimisers[name]
@@ -231,7 +233,7 @@ class FogTrainer:
         if not math.isfinite(norm):
             raise FogError(
                 f"update {self.updates}: the gradient of the {name} is not finite (norm {norm}, "
-                f"loss {float(loss.detach())}); lower --{name}-rate or --horizon"
+                f"loss {float(loss.detach())}); lower {_RATES[name]} or horizon"
             )
         optimiser.step()
         return norm
@@ -300,7 +302,7 @@ class FogTrainer:
         """
         config, curve, before = self.config, [], 0.0
         if resume:
-            curve, before = self._load(output)
+            curve, before = self._load(output, task_from_dict(manifest["task"]))
         begun = saved = time.monotonic()
 
         def seconds() -> float:
@@ -362,8 +364,10 @@ class FogTrainer:
             },
         )
 
-    def _load(self, output: str | os.PathLike[str]) -> tuple[list[dict[str, float]], float]:
-        checkpoint = open_checkpoint(output, "policy")
+    def _load(
+        self, output: str | os.PathLike[str], task: TaskConfig
+    ) -> tuple[list[dict[str, float]], float]:
+        checkpoint = open_checkpoint(output, "policy", task)
         modules = {
             "actor": self.actor,
             "critic": self.critic,

@@ -31,6 +31,12 @@ class DenoiserConfig:
     """Width of the embedding of actions and proprioception."""
     residual: bool = True
     """Predict the difference to the last frame instead of the frame itself."""
+    predict_sample: bool = False
+    """Let the network give the denoised image itself instead of EDM's mixture with the noise.
+
+    The mixture asks the network to reproduce the noise pixel by pixel, which does not pass through
+    a layer with few channels more than a patch has values. With large patches the image itself,
+    which is of low dimension, is the better thing to ask for (Li and He 2025, arXiv 2511.13720)."""
     sigma_data: float = 0.5
     """Standard deviation of what is denoised (after scaling, for the residual)."""
     sigma_offset: float = 0.3
@@ -171,10 +177,23 @@ class Denoiser(nn.Module):
         target = (clean - _per_image(c.c_skip) * noisy) / _per_image(c.c_out)
         with torch.no_grad():
             denoised = _per_image(c.c_skip) * noisy + _per_image(c.c_out) * output
-        return F.mse_loss(output.float(), target), self.to_frame(denoised, last)
+        error = (output.float() - target).square()
+        if config.predict_sample:
+            # Weigh noise levels as EDM does, but not without bound as the noise vanishes.
+            edm = preconditioning(sigma, config.sigma_data, config.sigma_offset)
+            error = error * (config.sigma_data / _per_image(edm.c_out).clamp_min(0.2)) ** 2
+        return error.mean(), self.to_frame(denoised, last)
 
     def _coefficients(self, sigma: Tensor) -> Preconditioning:
-        return preconditioning(sigma, self.config.sigma_data, self.config.sigma_offset)
+        c = preconditioning(sigma, self.config.sigma_data, self.config.sigma_offset)
+        if not self.config.predict_sample:
+            return c
+        return Preconditioning(
+            c_in=c.c_in,
+            c_out=torch.full_like(c.c_out, self.config.sigma_data),
+            c_skip=torch.zeros_like(c.c_skip),
+            c_noise=c.c_noise,
+        )
 
     def _network(
         self, noisy: Tensor, c: Preconditioning, context: Tensor, actions: Tensor, proprio: Tensor

@@ -33,10 +33,16 @@ PRESETS: dict[str, tuple[DenoiserConfig, SamplerConfig, OutcomeConfig]] = {
         OutcomeConfig(channels=16, hidden=32),
     ),
     "small": (
-        # A residual of few pixels needs no offset noise, and two noise levels are all that a model
-        # of this size can tell apart: see docs/world_models.md.
-        DenoiserConfig(patch=4, channels=(64, 128, 128), sigma_offset=0.0),
-        SamplerConfig(steps=2, sigma_min=0.2),
+        # Large patches make it cheap, and go with predicting the image itself. Two noise levels
+        # are all that a model of this size can tell apart.
+        DenoiserConfig(
+            patch=4,
+            channels=(48, 96, 96),
+            predict_sample=True,
+            sigma_offset=0.0,
+            noise_log_mean=0.2,
+        ),
+        SamplerConfig(steps=2, sigma_min=0.3),
         OutcomeConfig(),
     ),
     "diamond": (

@@ -21,7 +21,7 @@ class LocalModelConfig:
     width: int
     action_size: int
     proprioception_size: int
-    depth: int = 24
+    depth: int = 16
     """Channels of the first convolution."""
     embedding: int = 256
     deterministic: int = 256
