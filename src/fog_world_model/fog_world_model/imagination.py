@@ -67,6 +67,17 @@ class ImaginedEnv:
         """``[env]``, bool: environments that have been imagined for ``max_steps``."""
         return self.age >= self.max_steps
 
+    @property
+    def observation(self) -> tuple[Tensor, Tensor]:
+        """What every environment shows now, restarted ones their context's last observation.
+
+        Returns:
+            ``[env, channel, height, width]`` in [-1, 1] and ``[env, field]``, normalised.
+        """
+        if self._state is None:
+            raise RuntimeError("ImaginedEnv.observation was read before ImaginedEnv.restart")
+        return self._state.frames[:, -1], self._state.proprioception
+
     @torch.no_grad()
     def restart(self, which: Tensor | None = None) -> Windows:
         """Start environments from new contexts.
