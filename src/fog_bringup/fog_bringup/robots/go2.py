@@ -21,6 +21,8 @@ TASKS = ("reach_cube", "push_cube")
 """Names of the tasks whose reward this robot knows."""
 _FIRST_STAMP_NS = 1_000_000_000  # zero would read as "no stamp" in a message header
 _SETTLE_NS = 200_000_000
+_PAUSE_NS = 1_000_000_000
+"""How far the clock jumps over a reset: a gap that cuts a recording even where no marker does."""
 _FALLEN_HEIGHT_M, _FALLEN_TILT_RAD = 0.18, 0.9
 _DONE_DISTANCE_M = 0.4
 _UNSTABLE = tuple(
@@ -133,10 +135,9 @@ class Go2Robot(Robot):
         self._gait.last_action = self._standing_gait[0].copy()
         self._trim = self._standing_gait[1].copy()
         # The clock goes on; the first observation lies on the control grid again.
-        first = -(-(self._stamp_ns + _SETTLE_NS) // self._grid_ns) * self._grid_ns
-        for _ in range((first - self._stamp_ns) // self.step_ns):
+        for _ in range(_SETTLE_NS // self.step_ns):
             self._advance(np.zeros(3))
-        self._stamp_ns = first
+        self._stamp_ns = -(-(self._stamp_ns + _PAUSE_NS) // self._grid_ns) * self._grid_ns
         self._episode += 1
         self._ended = False
         self._potentials.clear()

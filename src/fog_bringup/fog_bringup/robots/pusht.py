@@ -18,7 +18,7 @@ from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
 _FIRST_STAMP_NS = 1_000_000_000
-_RESET_NS = 200_000_000
+_RESET_NS = 1_000_000_000
 _LEAD_S = 0.25
 """How far ahead of the pusher its target is set, as a time at the commanded velocity. The pusher is
 drawn to its target like a critically damped spring of 10 rad/s, and the target holds for 0.1 s:

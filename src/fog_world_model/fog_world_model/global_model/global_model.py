@@ -33,8 +33,9 @@ PRESETS: dict[str, tuple[DenoiserConfig, SamplerConfig, OutcomeConfig]] = {
         OutcomeConfig(channels=16, hidden=32),
     ),
     "small": (
-        # Large patches make it cheap, and go with predicting the image itself. Two noise levels
-        # are all that a model of this size can tell apart.
+        # Large patches make it cheap, and go with predicting the image itself. One denoising step
+        # gives the mean of the next frame: after minutes of training, more steps add noise and no
+        # sharpness (measured: 15.3, 15.1 and 15.0 dB at horizon 8 with 1, 2 and 3 steps).
         DenoiserConfig(
             patch=4,
             channels=(48, 96, 96),
@@ -42,7 +43,7 @@ PRESETS: dict[str, tuple[DenoiserConfig, SamplerConfig, OutcomeConfig]] = {
             sigma_offset=0.0,
             noise_log_mean=0.2,
         ),
-        SamplerConfig(steps=2, sigma_min=0.3),
+        SamplerConfig(steps=1),
         OutcomeConfig(),
     ),
     "diamond": (
