@@ -75,9 +75,12 @@ def evaluate_over_ros(
         The record, as it was written.
 
     Raises:
-        FogError: A node ended early or did not answer; the message shows what it said last.
+        FogError: There is no such bundle, or a node ended early or did not answer; the message
+            shows what it said last.
     """
     output = Path(output)
+    if not Path(bundle).is_dir():  # everything else about it is policy_node's to find out
+        raise FogError(f"bundle {bundle}: no such folder")
     output.parent.mkdir(parents=True, exist_ok=True)
     domain = free_domain_id() if domain_id is None else domain_id
     sim = {"use_sim_time": True}

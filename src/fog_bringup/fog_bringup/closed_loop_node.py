@@ -68,7 +68,7 @@ class ClosedLoopNode(FogNode):
         policy = self.declare("policy", "/policy_node", "name of the policy's lifecycle node")
         odometry = self.declare("odometry_topic", "/odom", "nav_msgs/msg/Odometry of the base")
         self._timeout_s = self.declare(
-            "timeout_s", 60.0, "how long a service may take, s", low=1.0, high=3600.0
+            "timeout_s", 120.0, "how long a service may take, s", low=1.0, high=3600.0
         )
         self.check_parameters()
         self._task = find_task(task_name)
@@ -154,6 +154,7 @@ class ClosedLoopNode(FogNode):
         try:
             self._transition(Transition.TRANSITION_CONFIGURE, "configure")
             self._transition(Transition.TRANSITION_ACTIVATE, "activate")
+            self._await_commands()
             episodes = []
             for seed in self._seeds:
                 episodes.append(self._episode(seed))
@@ -177,6 +178,22 @@ class ClosedLoopNode(FogNode):
         request = ChangeState.Request(transition=Transition(id=number))
         if not self._call(self._change_state, request).success:
             raise FogError(f"policy_node refuses to {name}; its log says why")
+
+    def _await_commands(self) -> None:
+        """An episode that began before the policy does would be none of its own."""
+        deadline = time.monotonic() + self._timeout_s
+        while self._commands == 0:
+            if time.monotonic() > deadline:
+                raise FogError(
+                    f"the policy is active, but nothing has come on {self._task.action.topic} "
+                    f"within {self._timeout_s:g} s"
+                )
+            self._pause()
+
+    def _pause(self) -> None:
+        if self._closing:
+            raise _Ended
+        time.sleep(0.02)
 
     def _episode(self, seed: int) -> dict[str, Any]:
         value = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=seed)
@@ -241,11 +258,9 @@ class ClosedLoopNode(FogNode):
         return future.result()
 
     def _check(self, client: Client[Any, Any], deadline: float, trouble: str) -> None:
-        if self._closing:
-            raise _Ended
         if time.monotonic() > deadline:
             raise FogError(f"service {client.srv_name} {trouble} within {self._timeout_s:g} s")
-        time.sleep(0.02)
+        self._pause()
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -110,12 +110,22 @@ class NodeProcesses:
             raise FogError(self._ended(name, status))
 
     def _ended(self, name: str, status: int) -> str:
-        return f"{name} ended with exit status {status}.{self._tail(name)}"
+        errors = "".join(
+            f"\n{other} said: {line}"
+            for other in self._processes
+            if other != name
+            for line in self._lines(other)
+            if "[ERROR]" in line or line.startswith("error: ")
+        )
+        return f"{name} ended with exit status {status}.{self._tail(name)}{errors}"
+
+    def _lines(self, name: str) -> list[str]:
+        path = self._logs / f"{name}.log"
+        return path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
 
     def _tail(self, name: str) -> str:
-        path = self._logs / f"{name}.log"
-        lines = path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
-        return f" The end of {path}:\n" + "\n".join(f"  {line}" for line in lines)
+        shown = "\n".join(f"  {line}" for line in self._lines(name))
+        return f" The end of {self._logs / f'{name}.log'}:\n{shown}"
 
     def _end_all(self) -> None:
         for number, patience_s in _ESCALATION:

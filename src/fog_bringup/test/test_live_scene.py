@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fog_bringup.keyboard import deflection
 from fog_bringup.live_scene import POSE, ControlGrid, LiveScene, object_name, stamp_of
 from fog_bringup.robots.robot import Observation
 from fog_bringup.robots.streams import observation_messages
@@ -98,11 +97,3 @@ def test_after_a_gap_the_grid_begins_anew() -> None:
 
 def test_a_clock_that_starts_over_begins_anew() -> None:
     assert due([5000, 5100, 5200, 0, 100, 200]) == [5000, 5200, 0, 200]
-
-
-def test_keys_push_while_they_repeat_and_the_newer_of_two_wins() -> None:
-    keys = ["ws", "qe", "ad"]
-    assert deflection(keys, {}, 10.0) == [0.0, 0.0, 0.0]
-    assert deflection(keys, {"w": 9.9, "d": 9.8}, 10.0) == [1.0, 0.0, -1.0]
-    assert deflection(keys, {"w": 9.7, "s": 9.9}, 10.0) == [-1.0, 0.0, 0.0]
-    assert deflection(keys, {"w": 9.0}, 10.0) == [0.0, 0.0, 0.0]

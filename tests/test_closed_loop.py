@@ -1,0 +1,132 @@
+"""Closed-loop episodes over real topics, compared with the same commands given without ROS."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_bundle import write_toy_bundle
+
+from fog_bringup.closed_loop import episode_record, evaluate_over_ros, evaluate_without_ros
+from fog_bringup.robots import Observation
+from fog_world_model.errors import FogError
+from fog_world_model.task import EpisodeConfig, TaskConfig
+
+SEEDS = [11, 12]
+STEPS = 15
+
+
+@pytest.fixture(scope="module")
+def short(task: TaskConfig) -> TaskConfig:
+    """The demo's task with episodes of three seconds."""
+    return replace(task, episode=EpisodeConfig(max_steps=STEPS))
+
+
+def children() -> list[str]:
+    """Nodes that this process has started and that still run."""
+    command = ["ps", "--ppid", str(os.getpid()), "-o", "args="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return [line for line in listed.splitlines() if "--ros-args" in line]
+
+
+def test_the_policy_s_episodes_are_those_of_the_same_commands_without_ros(
+    short: TaskConfig, tmp_path: Path
+) -> None:
+    action = (0.5, 0.0, 0.8)
+    bundle = write_toy_bundle(short, tmp_path / "bundle", action)
+    reports: list[tuple[str, int, int]] = []
+    record = evaluate_over_ros(
+        short,
+        bundle,
+        SEEDS,
+        output=tmp_path / "out" / "policy.json",
+        progress=lambda text, done, total: reports.append((text, done, total)),
+        policy_report=tmp_path / "control.json",
+    )
+    assert not children(), "every node has ended"
+    assert json.loads((tmp_path / "out" / "policy.json").read_text()) == record
+    assert [done for _, done, _ in reports][-1] == len(SEEDS)
+    assert (tmp_path / "control.json").exists()
+    assert record["task_hash"] == short.hash
+
+    command = short.action.to_physical(action)
+    direct = evaluate_without_ros(short, lambda observation: command, SEEDS)
+    for live, told in zip(record["episodes"], direct["episodes"], strict=True):
+        assert live["seed"] == told["seed"]
+        assert len(live["rewards"]) == len(told["rewards"]) == STEPS
+        assert len(live["base"]) == len(live["cube"]) == STEPS + 1
+        assert live["base"][0] == pytest.approx(told["base"][0], abs=0.03), "the same start"
+        assert live["cube"][0] == pytest.approx(told["cube"][0], abs=0.01)
+        assert live["commands"] >= 0.7 * STEPS
+        # Commands reach the robot some 50 ms later over topics: a tenth of a turn in all.
+        turned = np.unwrap([pose[2] for pose in live["base"]])
+        expected = np.unwrap([pose[2] for pose in told["base"]])
+        assert turned[-1] - turned[0] > 1.2
+        assert np.abs(turned - expected).max() < 0.6
+        assert live["return"] == pytest.approx(sum(live["rewards"]))
+
+
+def test_a_bundle_that_does_not_load_is_named_and_nothing_is_left_running(
+    short: TaskConfig, tmp_path: Path
+) -> None:
+    bundle, output = tmp_path / "bundle", tmp_path / "policy.json"
+    with pytest.raises(FogError, match="no such folder"):
+        evaluate_over_ros(short, bundle, [1], output=output)
+    bundle.mkdir()
+    with pytest.raises(FogError, match="refuses to configure") as failure:
+        evaluate_over_ros(short, bundle, [1], output=output)
+    assert str(bundle) in str(failure.value), "what policy_node said is passed on"
+    assert not children()
+    assert not output.exists()
+
+
+def test_baselines_repeat_and_start_from_the_same_states(short: TaskConfig) -> None:
+    random = evaluate_without_ros(short, "random", SEEDS)
+    again = evaluate_without_ros(short, "random", SEEDS[::-1])
+    standing = evaluate_without_ros(short, "standing", SEEDS)
+    for episode, other, still in zip(
+        random["episodes"], again["episodes"][::-1], standing["episodes"], strict=True
+    ):
+        assert episode["rewards"] == pytest.approx(other["rewards"], abs=0.05)
+        assert episode["base"][0] == pytest.approx(still["base"][0], abs=1e-6)
+        travelled = np.linalg.norm(np.diff(np.array(episode["base"])[:, :2], axis=0), axis=1).sum()
+        stood = np.linalg.norm(np.diff(np.array(still["base"])[:, :2], axis=0), axis=1).sum()
+        assert travelled > 3 * stood
+
+
+def test_an_unknown_controller_is_refused(short: TaskConfig) -> None:
+    with pytest.raises(FogError, match="random, standing or a function"):
+        evaluate_without_ros(short, "clever", [1])
+
+
+def observed(reward: float, *, end: bool = False) -> Observation:
+    zero = np.zeros(3)
+    return Observation(
+        stamp_ns=1,
+        image=None,
+        position=np.array([1.0, 2.0, 0.3]),
+        orientation=np.array([0.0, 0.0, np.sin(0.25), np.cos(0.25)]),
+        linear_velocity=zero,
+        angular_velocity=zero,
+        linear_acceleration=zero,
+        reward=reward,
+        end=end,
+        episode=0,
+        objects={"goal": (2.0, 0.0, 0.0), "block": (0.5, 0.25, 0.125)},
+    )
+
+
+def test_rewards_belong_to_transitions_and_are_zero_after_an_end(short: TaskConfig) -> None:
+    seen = [observed(9.0), observed(0.5), observed(0.25, end=True)]
+    record = episode_record(short, 5, seen, commands=2)
+    assert record["rewards"] == [0.5, 0.25, *[0.0] * (STEPS - 2)]
+    assert record["return"] == 0.75
+    assert record["end"] is True
+    assert record["base"] == [pytest.approx([1.0, 2.0, 0.5])] * 3
+    assert record["cube"] == [[0.5, 0.25, 0.125]] * 3
+    assert record["goal"] == [2.0, 0.0, 0.0]
