@@ -139,10 +139,13 @@ def set_up(venv: Path) -> None:
         files = [REQUIREMENTS / f"{name}.txt" for name in ("runtime", "development")]
         if not ros:
             files.append(REQUIREMENTS / "ros.txt")
-        inputs = fingerprint([*files, REQUIREMENTS / "constraints.txt"], interpreter)
+        installer = REQUIREMENTS / "installer.txt"
+        inputs = fingerprint([*files, installer, REQUIREMENTS / "constraints.txt"], interpreter)
         if stamp.differs("requirements", inputs):
             options = [option for path in files for option in ("-r", str(path))]
-            pip(venv, ["--prefer-binary", *options], "the pinned requirements (2 to 3 minutes)")
+            pip(venv, ["-r", str(installer)], "pip")
+            pip(venv, ["--prefer-binary", *options], "the pinned requirements (some minutes)")
+            compile_modules(venv)
             stamp.write("requirements", inputs)
 
         go2 = REQUIREMENTS / "go2.txt"
@@ -246,7 +249,7 @@ def pip(venv: Path, arguments: Sequence[str], what: str) -> None:
     """
     log = venv / "pip.log"
     command = [str(venv / "bin" / "python"), "-m", "pip", "install"]
-    command += ["--disable-pip-version-check", "--no-input", *arguments]
+    command += ["--disable-pip-version-check", "--no-input", "--no-compile", *arguments]
     print(f"make setup: installing {what}", flush=True)
     start = time.monotonic()
     live = sys.stdout.isatty()
@@ -269,6 +272,18 @@ def pip(venv: Path, arguments: Sequence[str], what: str) -> None:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise SetupError(f"pip failed ({log} has all of its output):\n{tail}")
     print(f"make setup: done in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def compile_modules(venv: Path) -> None:
+    """Compile the installed modules on all cores, which pip does on one only.
+
+    Without it every process would, where PYTHONDONTWRITEBYTECODE keeps Python from doing it once.
+    """
+    print("make setup: compiling", flush=True)
+    command = [str(venv / "bin" / "python"), "-m", "compileall", "-q", "-q", "-j", "0"]
+    # Tests, and templates that are no valid Python, are never imported.
+    command += ["-x", r"[/\\](tests?|templates?)[/\\]", str(venv / "lib")]
+    subprocess.run(command, check=False)
 
 
 def shared_files() -> list[Path]:

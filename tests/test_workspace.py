@@ -115,7 +115,7 @@ def test_every_import_is_a_pinned_requirement(package: str) -> None:
 
 
 def test_installed_versions_are_the_pinned_ones() -> None:
-    files = ["runtime.txt", "development.txt", "go2.txt"]
+    files = ["installer.txt", "runtime.txt", "development.txt", "go2.txt"]
     if not os.environ.get("ROS_DISTRO"):
         files.append("ros.txt")
     checked = 0
