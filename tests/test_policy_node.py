@@ -200,6 +200,15 @@ def test_bad_parameters_end_with_status_2(
         assert "Traceback" not in node.output()
 
 
+def test_a_device_that_does_not_exist_ends_with_status_2(
+    bundle: Path, node_environment: dict[str, str]
+) -> None:
+    command = parameters(bundle=str(bundle), device="nonsense", autostart=True)
+    with NodeProcess(command, node_environment) as node:
+        assert node.wait(30) == 2
+        assert "device 'nonsense' does not work" in node.output()
+
+
 def test_without_autostart_a_bad_bundle_leaves_the_node_unconfigured(
     tmp_path: Path, robot: SyntheticRobot, node_environment: dict[str, str]
 ) -> None:

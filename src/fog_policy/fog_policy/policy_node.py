@@ -287,7 +287,7 @@ class PolicyNode(LifecycleNode):
         bundle = load_bundle(self.bundle)
         try:
             controller = bundle.controller(device=self.device)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:  # unknown, or not in this PyTorch
             raise FogError(f"policy_node: device {self.device!r} does not work: {error}") from error
         task: TaskConfig = bundle.task
         image = np.zeros((task.image.height, task.image.width, 3), np.uint8)
