@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Union
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, subcommand
@@ -256,11 +256,11 @@ class TrainPolicy(_Training):
 class Train:
     """Train a world model or a policy."""
 
-    what: Union[
-        Annotated[TrainGlobal, subcommand("global")],
-        Annotated[TrainLocal, subcommand("local")],
-        Annotated[TrainPolicy, subcommand("policy")],
-    ]
+    what: (
+        Annotated[TrainGlobal, subcommand("global")]
+        | Annotated[TrainLocal, subcommand("local")]
+        | Annotated[TrainPolicy, subcommand("policy")]
+    )
 
     def run(self) -> int:
         """Train."""
@@ -339,10 +339,10 @@ class EvaluatePolicy:
 class Evaluate:
     """Measure a world model or a policy."""
 
-    what: Union[
-        Annotated[EvaluateGlobal, subcommand("global")],
-        Annotated[EvaluatePolicy, subcommand("policy")],
-    ]
+    what: (
+        Annotated[EvaluateGlobal, subcommand("global")]
+        | Annotated[EvaluatePolicy, subcommand("policy")]
+    )
 
     def run(self) -> int:
         """Evaluate."""
@@ -403,9 +403,7 @@ class Deploy:
         """Deploy until Ctrl-C."""
         from fog_bringup.deploy import deploy
 
-        return deploy(
-            self.bundle, report=self.report, sim_time=self.sim_time, device=self.device
-        )
+        return deploy(self.bundle, report=self.report, sim_time=self.sim_time, device=self.device)
 
 
 @dataclass
@@ -450,7 +448,7 @@ Command = (
 def main(args: Sequence[str] | None = None) -> int:
     """Run ``fog``; return the exit status: 0 done, 2 bad input, 130 interrupted."""
     command = tyro.cli(
-        Command,  # type: ignore[arg-type]
+        Command,
         prog="fog",
         description="Train a robot's policy in world models of its own recordings, and run it.",
         args=args,

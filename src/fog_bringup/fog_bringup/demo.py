@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ class Stages:
         return result
 
 
-def run_side_by_side(commands: dict[str, Sequence[str]], logs: Path) -> None:
+def run_side_by_side(commands: Mapping[str, Sequence[str]], logs: Path) -> None:
     """Run ``fog`` commands as processes at the same time, with one progress bar each.
 
     Args:

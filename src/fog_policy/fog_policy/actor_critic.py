@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fog_world_model.local_model.encoder import mlp
@@ -26,7 +26,7 @@ class ActorCriticConfig:
 
 
 class Actor(nn.Module):
-    """A tanh-squashed Gaussian over actions, reparameterised (Haarnoja et al. 2018, SAC, app. C)."""
+    """A tanh-squashed Gaussian over actions, reparameterised (Haarnoja et al. 2018, app. C)."""
 
     def __init__(self, config: ActorCriticConfig) -> None:
         """Build an actor whose mean starts near zero."""

@@ -96,9 +96,7 @@ class Controller:
         normalised = torch.from_numpy(self._normalisation.apply(vector)).to(self._device)
         action = torch.from_numpy(np.asarray(previous_action, np.float32)).to(self._device)
         embedding = self._local.encoder(frame[None], normalised[None])
-        self._state, _, _ = self._local.observe(
-            self._state, action[None], embedding, sample=False
-        )
+        self._state, _, _ = self._local.observe(self._state, action[None], embedding, sample=False)
         return np.asarray(self._actor.mode(self._state.features)[0].cpu().numpy(), np.float32)
 
 
@@ -134,9 +132,7 @@ class Bundle:
         local = LocalModel(LocalModelConfig(**manifest["local_config"]))
         actor = Actor(ActorCriticConfig(**manifest["actor_critic"]))
         self.checkpoint.load_into(_Deployed(local, actor), WEIGHTS)
-        return Controller(
-            local, actor, self.checkpoint.normalisation, self.task, device
-        )
+        return Controller(local, actor, self.checkpoint.normalisation, self.task, device)
 
 
 def load_bundle(path: str | os.PathLike[str], task: TaskConfig | None = None) -> Bundle:
@@ -154,9 +150,7 @@ def load_bundle(path: str | os.PathLike[str], task: TaskConfig | None = None) ->
     return Bundle(open_checkpoint(path, "bundle", task))
 
 
-def export_bundle(
-    policy: str | os.PathLike[str], output: str | os.PathLike[str]
-) -> Bundle:
+def export_bundle(policy: str | os.PathLike[str], output: str | os.PathLike[str]) -> Bundle:
     """Make a bundle from a policy checkpoint.
 
     Args:

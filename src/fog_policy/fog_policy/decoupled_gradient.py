@@ -30,7 +30,7 @@ from fog_world_model.local_model.rssm import LatentState
 
 
 class GlobalWorld(Protocol):
-    """Forward only: :class:`fog_world_model.imagination.ImaginedEnv`, or a known system in tests."""
+    """Forward only: :class:`~fog_world_model.imagination.ImaginedEnv`, or a known system."""
 
     def step(self, action: Tensor) -> ImaginedStep:
         """Step all environments."""
@@ -156,7 +156,7 @@ def objective(rollout: Rollout, bootstrap: Tensor, *, gamma: float) -> Tensor:
     """Mean over environments of the discounted rewards of all chains, per step of the horizon.
 
     Each chain of an environment starts with discount 1, ends at an end or at the horizon, and only
-    in the latter case adds the discounted bootstrap (SHAC, Xu et al. 2022, arXiv 2204.07137, eq. 5).
+    in the latter case adds the discounted bootstrap (SHAC, arXiv 2204.07137, equation 5).
 
     Args:
         rollout: The rollout.

@@ -19,7 +19,7 @@ from fog_policy.decoupled_gradient import Rollout, objective, rollout
 from fog_policy.gradient_check import gradient_cosine
 from fog_policy.imagined_buffer import ImaginedBuffer, joined
 from fog_policy.local_world import LatentWorld
-from fog_world_model.data.windows import Windows, WindowSampler
+from fog_world_model.data.windows import WindowSampler
 from fog_world_model.errors import FogError
 from fog_world_model.global_model.global_model import GlobalModel
 from fog_world_model.imagination import ImaginedEnv
@@ -226,10 +226,8 @@ class FogTrainer:
     def _descend(self, name: str, module: nn.Module, loss: Tensor) -> float:
         optimiser = self.optimisers[name]
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = float(
-            nn.utils.clip_grad_norm_(module.parameters(), self.config.gradient_clip)
-        )
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(module.parameters(), self.config.gradient_clip))
         if not math.isfinite(norm):
             raise FogError(
                 f"update {self.updates}: the gradient of the {name} is not finite (norm {norm}, "
@@ -243,7 +241,7 @@ class FogTrainer:
         goal = self.config.entropy_target * self.actor.config.action_size
         loss = self.log_temperature.exp() * (entropy - goal)
         self.optimisers["temperature"].zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimisers["temperature"].step()
 
     def _fit_critic(self, flow: Rollout) -> float:
@@ -300,7 +298,8 @@ class FogTrainer:
         Raises:
             FogError: A gradient is not finite, or the checkpoint cannot be written or read.
         """
-        config, curve, before = self.config, [], 0.0
+        config, before = self.config, 0.0
+        curve: list[dict[str, float]] = []
         if resume:
             curve, before = self._load(output, task_from_dict(manifest["task"]))
         begun = saved = time.monotonic()

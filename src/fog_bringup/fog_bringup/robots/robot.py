@@ -41,7 +41,7 @@ class Observation:
     joint_effort: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     """``[joint]``, N m."""
     objects: dict[str, tuple[float, float, float]] = field(default_factory=dict)
-    """Ground truth ``(x, y, yaw)`` of the scene's objects: for scripted drivers and pictures only."""
+    """Ground truth ``(x, y, yaw)`` of the scene's objects: for drivers and pictures only."""
 
 
 class Robot(ABC):
@@ -78,5 +78,6 @@ class Robot(ABC):
     def observe(self, *, image: bool = True) -> Observation:
         """Read the sensors now; without ``image`` the camera is not rendered (cheaper)."""
 
+    @abstractmethod
     def close(self) -> None:
         """Release what the robot holds (renderers, windows); it cannot be used afterwards."""
