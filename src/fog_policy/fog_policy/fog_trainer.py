@@ -18,12 +18,13 @@ from fog_policy.actor_critic import Actor, ActorCriticConfig, Critic, td_lambda
 from fog_policy.decoupled_gradient import Rollout, objective, rollout
 from fog_policy.gradient_check import gradient_cosine
 from fog_policy.imagined_buffer import ImaginedBuffer, joined
-from fog_policy.local_world import LatentWorld
+from fog_policy.local_world import LatentWorld, LocalAlone
 from fog_world_model.data.windows import WindowSampler
 from fog_world_model.errors import FogError
 from fog_world_model.global_model.global_model import GlobalModel
 from fog_world_model.imagination import ImaginedEnv
 from fog_world_model.local_model.local_model import LocalModel
+from fog_world_model.local_model.rssm import LatentState
 from fog_world_model.task import TaskConfig, task_from_dict
 from fog_world_model.training.checkpoint import open_checkpoint, save_checkpoint
 from fog_world_model.training.loop import device_of, progress_bar, stop_on_signal
@@ -37,6 +38,9 @@ class FogConfig:
     """Wall-clock seconds after which training ends."""
     max_updates: int = 1_000_000
     """Updates after which training ends, if the time does not run out before."""
+    local_share: float = 0.4
+    """Share of the time (and of max_updates) that is spent first in the local model alone: cheap
+    steps that are only as right as it is, before the global model takes over."""
     environments: int = 32
     """Imagined environments side by side (N)."""
     horizon: int = 16
@@ -49,17 +53,17 @@ class FogConfig:
     """Denoising steps per frame; 0 takes the global model's own number."""
     gamma: float = 0.97
     lambda_: float = 0.95
-    actor_rate: float = 1e-3
+    actor_rate: float = 7e-4
     critic_rate: float = 1e-3
     critic_passes: int = 4
     """Passes over the rollout per update, in 4 minibatches each."""
     target_rate: float = 0.2
     """How far the target critic moves to the critic per update."""
     gradient_clip: float = 1.0
-    entropy_target: float = -1.5
+    entropy_target: float = -1.0
     """Entropy per action field below which the temperature rises, nats (as a share: times the
     number of fields)."""
-    temperature: float = 1e-3
+    temperature: float = 1e-2
     """Initial weight of the entropy."""
     sample_prior: bool = False
     """Send the gradient through a sample of the prior instead of its mean."""
@@ -94,6 +98,15 @@ class PolicyResult:
     interrupted: bool
 
 
+@dataclass
+class _Phase:
+    """Where the policy is being trained, and how far its environments have come."""
+
+    world: ImaginedEnv | LocalAlone
+    local: LatentWorld
+    state: LatentState
+
+
 class FogTrainer:
     """Holds the worlds, the networks and their optimisers; :meth:`train` runs the updates."""
 
@@ -120,7 +133,6 @@ class FogTrainer:
         self.config = config
         self.device = device_of(config.device)
         self.local_model = copy.deepcopy(local_model).to(self.device).requires_grad_(True)
-        self.local = LatentWorld(self.local_model, sample_prior=config.sample_prior)
         if config.sampling_steps:
             global_model.with_sampling_steps(config.sampling_steps)
         self.env = ImaginedEnv(
@@ -143,16 +155,29 @@ class FogTrainer:
             "actor": torch.optim.Adam(self.actor.parameters(), lr=config.actor_rate),
             "critic": torch.optim.Adam(self.critic.parameters(), lr=config.critic_rate),
             "local": torch.optim.Adam(self.local_model.parameters(), lr=config.refresh_rate),
-            "temperature": torch.optim.Adam([self.log_temperature], lr=3e-3),
+            "temperature": torch.optim.Adam([self.log_temperature], lr=1e-2),
         }
         self.buffer = ImaginedBuffer(
             max(1, config.buffer_steps // config.horizon), seed=config.seed
         )
         self.noise = torch.Generator(device=self.device).manual_seed(config.seed)
-        contexts_now = self.env.restart()
-        with torch.no_grad():
-            self.state = self.local.start(contexts_now)
+        self.alone = LocalAlone(
+            self.local_model,
+            contexts,
+            environments=config.environments,
+            max_steps=config.imagined_episode,
+            seed=config.seed,
+            device=self.device,
+        )
+        coupled = LatentWorld(self.local_model, sample_prior=config.sample_prior)
+        self.coupled = self._begin(self.env, coupled)
+        self.phase = self._begin(self.alone, self.alone) if config.local_share else self.coupled
         self.updates = 0
+
+    def _begin(self, world: ImaginedEnv | LocalAlone, local: LatentWorld) -> _Phase:
+        contexts = world.restart()
+        with torch.no_grad():
+            return _Phase(world, local, local.start(contexts))
 
     def update(self) -> dict[str, float]:
         """One rollout, one step of the actor, several of the critic and of the local model.
@@ -165,6 +190,7 @@ class FogTrainer:
         """
         config = self.config
         self._restart_due()
+        phase, in_global = self.phase, self.phase is self.coupled
         first = self.env.observation
         # The local model is the path of the gradient here, not what is being fitted.
         self.local_model.requires_grad_(False)
@@ -175,7 +201,7 @@ class FogTrainer:
             generator=self.noise,
             device=self.device,
         )
-        flow = rollout(self.actor, self.env, self.local, self.state, noise)
+        flow = rollout(self.actor, phase.world, phase.local, phase.state, noise)
         bootstrap = self.target(flow.next_features[-1])
         entropy = -flow.log_probs.mean()
         temperature = self.log_temperature.exp().detach()
@@ -183,7 +209,8 @@ class FogTrainer:
         norm = self._descend("actor", self.actor, -(target + temperature * entropy))
         self._adapt_temperature(float(entropy.detach()))
         critic_loss = self._fit_critic(flow)
-        self.buffer.add(*first, flow)
+        if in_global:
+            self.buffer.add(*first, flow)
         log = {
             "reward": float(torch.stack([s.reward for s in flow.steps]).mean()),
             "objective": float(target.detach()),
@@ -196,18 +223,23 @@ class FogTrainer:
             "local_reward_error": self._reward_error(flow),
             "ends": float(flow.ends.sum()),
         }
-        self.state = flow.state
-        self._refresh_local(log)
+        phase.state = flow.state
+        if in_global:
+            self._refresh_local(log)
         self.updates += 1
         return log
+
+    def enter_global(self) -> None:
+        """End the phase in the local model alone."""
+        self.phase = self.coupled
 
     def check_gradient(self) -> float:
         """Cosine between the decoupled gradient and finite differences through the global model."""
         return gradient_cosine(
             self.actor,
             self.env,
-            self.local,
-            self.state,
+            self.coupled.local,
+            self.coupled.state,
             self.target,
             horizon=self.config.horizon,
             gamma=self.config.gamma,
@@ -216,12 +248,13 @@ class FogTrainer:
         )
 
     def _restart_due(self) -> None:
-        due = self.env.due
+        phase = self.phase
+        due = phase.world.due
         if not bool(due.any()):
             return
-        contexts = self.env.restart(due)
+        contexts = phase.world.restart(due)
         with torch.no_grad():
-            self.state = self.state.where(due, self.local.start(contexts))
+            phase.state = phase.state.where(due, phase.local.start(contexts))
 
     def _descend(self, name: str, module: nn.Module, loss: Tensor) -> float:
         optimiser = self.optimisers[name]
@@ -314,19 +347,24 @@ class FogTrainer:
                 and seconds() < config.time_budget_s
                 and not stopped()
             ):
+                done = max(self.updates / config.max_updates, seconds() / config.time_budget_s)
+                if done >= config.local_share:
+                    self.enter_global()
                 log = self.update()
-                if config.check_every and self.updates % config.check_every == 0:
+                in_global = self.phase is self.coupled
+                if in_global and config.check_every and self.updates % config.check_every == 0:
                     log["gradient_cosine"] = self.check_gradient()
                 log |= {
                     "update": self.updates,
                     "imagined_steps": self.env.steps,
+                    "local_steps": self.alone.steps,
                     "seconds": round(seconds(), 2),
                 }
                 curve.append(log)
                 for key, value in log.items():
                     writer.add_scalar(key, value, self.updates)
                 done = max(self.updates / config.max_updates, seconds() / config.time_budget_s)
-                rate = self.env.steps / max(time.monotonic() - begun, 1e-9)
+                rate = (self.env.steps + self.alone.steps) / max(seconds(), 1e-9)
                 show(done, f"update {self.updates}, {rate:.0f} steps/s, r {log['reward']:.3f}")
                 if time.monotonic() - saved > config.checkpoint_every_s:
                     self._save(output, manifest, curve, seconds())
@@ -357,6 +395,7 @@ class FogTrainer:
                 "local_config": dataclasses.asdict(self.local_model.config),
                 "updates": self.updates,
                 "imagined_steps": self.env.steps,
+                "local_steps": self.alone.steps,
                 "seconds": seconds,
                 "log_temperature": float(self.log_temperature.detach()),
                 "curve": curve,
@@ -379,4 +418,5 @@ class FogTrainer:
         with torch.no_grad():
             self.log_temperature.fill_(manifest["log_temperature"])
         self.updates, self.env.steps = int(manifest["updates"]), int(manifest["imagined_steps"])
+        self.alone.steps = int(manifest["local_steps"])
         return list(manifest["curve"]), float(manifest["seconds"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from fog_world_model.data.windows import Windows
+from fog_world_model.data.windows import Windows, WindowSampler
 from fog_world_model.imagination import ImaginedStep
 from fog_world_model.local_model.local_model import LocalModel
 from fog_world_model.local_model.rssm import LatentState
@@ -40,3 +41,61 @@ class LatentWorld:
         """Filter a context from the initial state."""
         states, _, _ = self.model.filter(contexts, sample=False)
         return LatentState(states.deterministic[:, -1], states.stochastic[:, -1])
+
+
+class LocalAlone(LatentWorld):
+    """The local model as both worlds ("no diffusion"): values and gradients from its prior.
+
+    Cheap, and only as right as the local model is: a baseline, and a start for the policy before
+    the global model takes over. It has the interface of an imagined environment as well.
+    """
+
+    def __init__(
+        self,
+        model: LocalModel,
+        contexts: WindowSampler,
+        *,
+        environments: int,
+        max_steps: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Make the environments; the arguments are those of an imagined environment."""
+        super().__init__(model)
+        self.environments, self.max_steps, self.steps = environments, max_steps, 0
+        self._contexts, self._device = contexts, device
+        self._generator = torch.Generator(device=device).manual_seed(seed)
+        self.age = torch.arange(environments, device=device) * max_steps // environments
+        self._state = model.rssm.initial(environments)
+
+    @property
+    def due(self) -> Tensor:
+        """``[env]``, bool: environments that have been imagined for ``max_steps``."""
+        return self.age >= self.max_steps
+
+    @torch.no_grad()
+    def restart(self, which: Tensor | None = None) -> Windows:
+        """Start environments from new contexts, all unless ``which`` ``[env]`` says which."""
+        contexts = self._contexts.sample(self.environments, self._device)
+        fresh = self.start(contexts)
+        if which is None:
+            self._state = fresh
+        else:
+            self._state = self._state.where(which, fresh)
+            self.age = torch.where(which, 0, self.age)
+        return contexts
+
+    @torch.no_grad()
+    def step(self, action: Tensor) -> ImaginedStep:
+        """Step all environments; there are no pictures to show."""
+        self._state = self.predict(self._state, action)
+        end = 1 - self.model.continue_head(self._state.features).squeeze(-1).sigmoid()
+        draw = torch.rand(len(end), generator=self._generator, device=self._device)
+        self.age = self.age + 1
+        self.steps += self.environments
+        nothing = action.new_zeros(self.environments, 0)
+        return ImaginedStep(nothing, nothing, self.reward(self._state), draw < end)
+
+    def correct(self, predicted: LatentState, step: ImaginedStep) -> LatentState:
+        """Nothing to correct with: the prediction is the truth."""
+        return predicted

@@ -41,7 +41,8 @@ PRESETS: dict[str, tuple[DenoiserConfig, SamplerConfig, OutcomeConfig]] = {
             channels=(48, 96, 96),
             predict_sample=True,
             sigma_offset=0.0,
-            noise_log_mean=0.2,
+            noise_log_mean=1.0,  # trained where it samples: at large noise
+            noise_log_std=0.8,
         ),
         SamplerConfig(steps=1),
         OutcomeConfig(),
