@@ -105,9 +105,9 @@ def test_drives_and_stops(
 
         assert robot.call("/policy_node/emergency_stop")[0]
         robot.wait_for_stop("emergency_stop")
-        # It holds by itself, and over a deactivation.
-        assert robot.change_state("deactivate")
-        assert robot.change_state("activate")
+        # It holds by itself, and over everything but its own reset.
+        for transition in ("deactivate", "cleanup", "configure", "activate"):
+            assert robot.change_state(transition)
         robot.wait_for_stop("emergency_stop")
         assert robot.call("/policy_node/reset_emergency_stop") == (True, "released")
         robot.wait_until_driving()

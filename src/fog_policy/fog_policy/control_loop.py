@@ -73,6 +73,7 @@ class ControlLoop:
     Args:
         task: The contract.
         controller: The policy.
+        emergency_stop: The latch to obey, where it has to outlive this loop.
         steady_s: A clock that never jumps, in seconds; a person's dead-man's switch is timed by it.
 
     Raises:
@@ -84,11 +85,12 @@ class ControlLoop:
         task: TaskConfig,
         controller: Controller,
         *,
+        emergency_stop: EmergencyStop | None = None,
         steady_s: Callable[[], float] = time.monotonic,
     ) -> None:
         check_limits(task)
         self.task = task
-        self.emergency_stop = EmergencyStop()
+        self.emergency_stop = emergency_stop or EmergencyStop()
         self.report = ControlReport(task.control_hz)
         self._controller = controller
         self._steady_s = steady_s

@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
@@ -38,7 +37,8 @@ from fog_policy import exit_signals
 from fog_policy.control_loop import ControlLoop
 from fog_policy.control_report import write_json
 from fog_policy.encoding import ERROR, OK, WARN, encode_command, encode_diagnostics
-from fog_policy.safety import Command, Reason, Verdict
+from fog_policy.parameters_node import ParametersNode
+from fog_policy.safety import Command, EmergencyStop, Reason, Verdict
 from fog_world_model.errors import FogError
 from fog_world_model.ros_environment import prepare
 from fog_world_model.task import TaskConfig
@@ -47,48 +47,50 @@ ALIGNMENT = 0.1
 """Ticks come this fraction of a control period after an image. The policy was trained on actions
 that follow the image at once; a timer of any phase would show it images of any age."""
 
-_CLOCK_TIMEOUT_S = 1.0
+_CLOCK_CHECK_S = 0.5
+_CLOCK_CHECKS = 3
+"""The robot is stopped when this many checks in a row find the clock standing still."""
 _SHOWN_TICKS = 500
 """Diagnostics show rate and latency over this many ticks; the report, over all."""
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-class PolicyNode(LifecycleNode):
+class PolicyNode(ParametersNode):
     """The node; its parameters are described where they are declared."""
 
     def __init__(self) -> None:
-        super().__init__("policy_node", automatically_declare_parameters_from_overrides=True)
-        self._given = {
-            name: parameter.value for name, parameter in self.get_parameters_by_prefix("").items()
-        }
-        self.bundle = self._declare("bundle", "", "Folder of the bundle to run.")
-        self.device = self._declare("device", "cpu", "Where the policy computes: cpu, cuda, ...")
-        self.report_path = self._declare(
+        super().__init__("policy_node")
+        self.bundle = self.declare("bundle", "", "Folder of the bundle to run.")
+        self.device = self.declare("device", "cpu", "Where the policy computes: cpu, cuda, ...")
+        self.report_path = self.declare(
             "report_path", "", "JSON file for rate, latency and stops; empty: only the log."
         )
-        self.autostart = self._declare(
+        self.autostart = self.declare(
             "autostart", False, "Configure and activate at once, without a lifecycle manager."
         )
-        period_s = self._declare(
+        period_s = self.declare(
             "diagnostics_period_s", 1.0, "Seconds between two messages on /diagnostics.", 0.05, 10.0
         )
-        self._refuse_unknown_parameters()
+        self.refuse_unknown()
 
+        # The node's, not the bundle's: it holds over a change of the bundle.
+        self._emergency_stop = EmergencyStop()
         self._loop: ControlLoop | None = None
         self._active = False
         self._timer: Timer | None = None
         self._aligned = False
         self._verdict: Verdict | None = None
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._entities: list[Any] = []
+        self._inputs: list[Any] = []
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(Trigger, "~/emergency_stop", self._on_emergency_stop)
         self.create_service(Trigger, "~/reset_emergency_stop", self._on_reset_emergency_stop)
         # Wall time: it has to go on while simulated time stands still.
         self.create_timer(period_s, self._publish_diagnostics, clock=self._steady)
-        self.create_timer(_CLOCK_TIMEOUT_S / 2, self._watch_clock, clock=self._steady)
-        self._started = self._clock_seen = (0, time.monotonic())
+        self.create_timer(_CLOCK_CHECK_S, self._watch_clock, clock=self._steady)
+        self._first_tick: tuple[int, float] | None = None
+        self._clock_ns, self._still = 0, 0
 
     # Lifecycle
 
@@ -112,8 +114,7 @@ class PolicyNode(LifecycleNode):
         result = super().on_activate(state)
         assert self._loop is not None
         self._loop.start()
-        self._started = (self._now_ns(), time.monotonic())
-        self._clock_seen = self._started
+        self._first_tick, self._still = None, 0
         self._active, self._aligned = True, False
         self._verdict = None
         self._timer = self.create_timer(self._loop.task.period_ns / 1e9, self._tick)
@@ -165,6 +166,7 @@ class PolicyNode(LifecycleNode):
             self._timer.timer_period_ns = period_ns
             self._timer.reset()
         now_ns, begin = self._now_ns(), time.monotonic()
+        self._first_tick = self._first_tick or (now_ns, begin)
         decision = loop.tick(now_ns)
         self._publish_command(decision.command)
         loop.report.tick(now_ns)
@@ -189,24 +191,21 @@ class PolicyNode(LifecycleNode):
 
     def _watch_clock(self) -> None:
         """Stop the robot when simulated time stands still: ticks would not come any more."""
-        now_ns, now_s = self._now_ns(), time.monotonic()
-        if now_ns != self._clock_seen[0]:
-            self._clock_seen = (now_ns, now_s)
-        standing_s = now_s - self._clock_seen[1]
-        if self._active and self._loop is not None and standing_s > _CLOCK_TIMEOUT_S:
-            detail = (
-                f"the node's time has stood still for {standing_s:.1f} s (use_sim_time, /clock)"
-            )
+        now_ns = self._now_ns()
+        # Checks are counted, not wall time: while this process gets no processor, a simulation
+        # may well be waiting for it.
+        self._still = self._still + 1 if now_ns == self._clock_ns else 0
+        self._clock_ns = now_ns
+        if self._active and self._loop is not None and self._still >= _CLOCK_CHECKS:
+            still_s = self._still * _CLOCK_CHECK_S
+            detail = f"the node's time has stood still for {still_s:g} s (use_sim_time, /clock)"
             self._stop(self._loop, Reason("clock", detail))
 
     def _on_emergency_stop(
         self, request: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
-        if self._loop is None:
-            response.success, response.message = False, "the node is not configured"
-            return response
-        self._loop.emergency_stop.engage("stopped by service")
-        if self._active:
+        self._emergency_stop.engage("stopped by service")
+        if self._active and self._loop is not None:
             self._stop(self._loop, Reason("emergency_stop", "stopped by service"))
         response.success, response.message = True, "stopped until ~/reset_emergency_stop is called"
         return response
@@ -214,13 +213,9 @@ class PolicyNode(LifecycleNode):
     def _on_reset_emergency_stop(
         self, request: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
-        if self._loop is None:
-            response.success, response.message = False, "the node is not configured"
-            return response
-        was = self._loop.emergency_stop.reason
-        self._loop.emergency_stop.reset()
-        response.success = True
-        response.message = "released" if was else "it was not stopped"
+        was = self._emergency_stop.reason
+        self._emergency_stop.reset()
+        response.success, response.message = True, "released" if was else "it was not stopped"
         self.get_logger().warning(f"emergency stop: {response.message}")
         return response
 
@@ -251,10 +246,12 @@ class PolicyNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         loop = self._loop
         level, text = WARN, "not configured" if loop is None else "not active"
-        values: dict[str, Any] = {"bundle": self.bundle}
+        values: dict[str, Any] = {
+            "bundle": self.bundle,
+            "emergency_stop": self._emergency_stop.reason or "released",
+        }
         if loop is not None:
             values["task"] = loop.task.name
-            values["emergency_stop"] = loop.emergency_stop.reason or "released"
         if self._active and loop is not None:
             verdict = self._verdict
             level = ERROR if verdict is not None and verdict.stops else OK
@@ -298,7 +295,7 @@ class PolicyNode(LifecycleNode):
         self.get_logger().info(
             f"bundle {self.bundle}: task '{task.name}' at {task.control_hz:g} Hz on {self.device}"
         )
-        return ControlLoop(task, controller)
+        return ControlLoop(task, controller, emergency_stop=self._emergency_stop)
 
     def _connect(self, loop: ControlLoop) -> None:
         action = loop.task.action
@@ -313,65 +310,29 @@ class PolicyNode(LifecycleNode):
                 reliability=ReliabilityPolicy.BEST_EFFORT,
             )
             callback = functools.partial(self._receive, topic)
-            self._entities.append(
+            self._inputs.append(
                 self.create_subscription(_message_class(typename), topic, callback, qos, raw=True)
             )
 
     def _disconnect(self) -> None:
-        for subscription in self._entities:
+        for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        self._entities = []
+        self._inputs = []
         if self._loop is not None:
             self.destroy_lifecycle_publisher(self._commands)
             self._loop = None
-
-    def _declare(
-        self,
-        name: str,
-        default: Any,
-        description: str,
-        low: float | None = None,
-        high: float | None = None,
-    ) -> Any:
-        descriptor = ParameterDescriptor(description=description, read_only=True)
-        if low is not None and high is not None:
-            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
-        value = default
-        if name in self._given:
-            value = self._given.pop(name)
-            self.undeclare_parameter(name)
-            if isinstance(default, float) and isinstance(value, int):
-                value = float(value)
-            if type(value) is not type(default):
-                raise FogError(
-                    f"policy_node: parameter {name} must be of type {type(default).__name__}, "
-                    f"not {value!r}"
-                )
-        try:
-            self.declare_parameter(name, value, descriptor, ignore_override=True)
-        except rclpy.exceptions.ParameterException as error:
-            raise FogError(f"policy_node: parameter {name}: {error}") from error
-        return value
-
-    def _refuse_unknown_parameters(self) -> None:
-        ours = ("use_sim_time", "start_type_description_service")
-        unknown = [n for n in self._given if n not in ours and not n.startswith("qos_overrides.")]
-        if unknown:
-            raise FogError(
-                f"policy_node: unknown parameter {', '.join(sorted(unknown))}; known are bundle, "
-                "device, report_path, autostart, diagnostics_period_s, use_sim_time"
-            )
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)
 
     def _clock_rate(self) -> float:
-        """Seconds of the node's clock per second of wall time since activation."""
+        """Seconds of the node's clock per second of wall time since the first tick."""
         clock = self.get_clock()
-        if not isinstance(clock, ROSClock) or not clock.ros_time_is_active:
+        simulated = isinstance(clock, ROSClock) and clock.ros_time_is_active
+        if not simulated or self._first_tick is None:
             return 1.0
-        passed_s = time.monotonic() - self._started[1]
-        return (self._now_ns() - self._started[0]) / 1e9 / passed_s if passed_s > 1.0 else 1.0
+        passed_s = time.monotonic() - self._first_tick[1]
+        return (self._now_ns() - self._first_tick[0]) / 1e9 / passed_s if passed_s > 1.0 else 1.0
 
 
 def _causes(verdict: Verdict) -> set[str]:
