@@ -23,11 +23,16 @@ class OpenLoop:
 
     horizon: list[int]
     model_psnr: list[float]
-    """Peak signal-to-noise ratio of the global model's frames, dB."""
+    """Peak signal-to-noise ratio of the global model's frames, dB, of the squared error averaged
+    over all windows. (The mean over windows of each one's own ratio, given below, is dominated by
+    windows in which nothing moves, where repeating the last frame is nearly without error.)"""
     copy_last_psnr: list[float]
     """The same for repeating the last context frame."""
     local_psnr: list[float]
     """The same for the local model's decoder (empty without a local model)."""
+    model_psnr_per_window: list[float]
+    """Mean over windows of each window's own ratio, dB."""
+    copy_last_psnr_per_window: list[float]
     model_reward_correlation: list[float]
     """Correlation of the predicted reward with the recorded one."""
     local_reward_correlation: list[float]
@@ -42,6 +47,9 @@ class OpenLoop:
         return {k: v for k, v in vars(self).items() if k not in ("real", "imagined")}
 
 
+_ROWS = ("model", "copy", "model_each", "copy_each", "local", "reward", "latent")
+
+
 def psnr(left: Tensor, right: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of images in [-1, 1], ``[batch, c, h, w] -> [batch]``.
 
@@ -49,6 +57,11 @@ def psnr(left: Tensor, right: Tensor) -> Tensor:
     """
     error = (left - right).square().mean((-3, -2, -1))
     return 10 * torch.log10(4.0 / error.clamp_min(4e-10))
+
+
+def pooled_psnr(left: Tensor, right: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of the squared error averaged over a batch, a scalar."""
+    return psnr(left.flatten(0, 1)[None], right.flatten(0, 1)[None]).squeeze(0)
 
 
 @torch.no_grad()
@@ -90,7 +103,7 @@ def evaluate_open_loop(
     state = model.start(_first(data, context))
     latent = _filtered(local, _first(data, context)) if local is not None else None
     last = data.image[:, context - 1]
-    rows: dict[str, list[float]] = {k: [] for k in ("model", "copy", "local", "reward", "latent")}
+    rows: dict[str, list[float]] = {k: [] for k in _ROWS}
     imagined = []
     for t in range(horizons[-1]):
         action, real = data.action[:, context - 1 + t], data.image[:, context + t]
@@ -102,18 +115,22 @@ def evaluate_open_loop(
         if t + 1 not in horizons:
             continue
         reward = data.reward[:, context - 1 + t]
-        rows["model"].append(float(psnr(frame, real).mean()))
-        rows["copy"].append(float(psnr(last, real).mean()))
+        rows["model"].append(float(pooled_psnr(frame, real)))
+        rows["copy"].append(float(pooled_psnr(last, real)))
+        rows["model_each"].append(float(psnr(frame, real).mean()))
+        rows["copy_each"].append(float(psnr(last, real).mean()))
         rows["reward"].append(correlation(outcome.reward, reward))
         if latent is not None and local is not None:
             decoded = local.decoder(latent.features)[0].clamp(-1, 1)
-            rows["local"].append(float(psnr(decoded, real).mean()))
+            rows["local"].append(float(pooled_psnr(decoded, real)))
             rows["latent"].append(correlation(local.reward(latent), reward))
     return OpenLoop(
         horizon=list(horizons),
         model_psnr=rows["model"],
         copy_last_psnr=rows["copy"],
         local_psnr=rows["local"],
+        model_psnr_per_window=rows["model_each"],
+        copy_last_psnr_per_window=rows["copy_each"],
         model_reward_correlation=rows["reward"],
         local_reward_correlation=rows["latent"],
         windows=len(places),

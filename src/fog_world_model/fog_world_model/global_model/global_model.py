@@ -44,7 +44,7 @@ PRESETS: dict[str, tuple[DenoiserConfig, SamplerConfig, OutcomeConfig]] = {
             noise_log_mean=1.0,  # trained where it samples: at large noise
             noise_log_std=0.8,
         ),
-        SamplerConfig(steps=1),
+        SamplerConfig(steps=1, sigma_max=20.0),
         OutcomeConfig(),
     ),
     "diamond": (
