@@ -138,7 +138,7 @@ def check_torch() -> list[Finding]:
 def check_ros() -> list[Finding]:
     """ROS 2, the middleware, its profile, and our packages in the ament index."""
     distro, wheels = os.environ.get("ROS_DISTRO", ""), _version("ros-rclpy")
-    if distro and wheels:
+    if distro and wheels and Path(sys.prefix) in _place("ros-rclpy").parents:
         found = f"{distro} is sourced, and the rclpy {wheels} wheels are in {sys.prefix}"
         return [Finding("ROS 2", "fail", found, "run `make setup` in the shell that sources ROS")]
     source = f"{distro} (sourced)" if distro else f"rclpy {wheels} from wheels"
@@ -284,6 +284,10 @@ def _version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def _place(distribution: str) -> Path:
+    return Path(str(importlib.metadata.distribution(distribution).locate_file(".")))
 
 
 def _python(code: str, *, limit_s: float) -> tuple[int, str]:
