@@ -59,6 +59,11 @@ class Pace:
         """Robot time has been held for some wall time, which is not made up for."""
         self._origin_wall += seconds
 
+    def jump(self, by_ns: int) -> None:
+        """Robot time jumps ahead, without waiting for the wall clock to follow."""
+        self._origin_ns += by_ns
+        self._mark_ns += by_ns
+
     def factor(self, robot_ns: int) -> float:
         """Robot seconds per wall second since the last call (or the start)."""
         wall = self._clock()

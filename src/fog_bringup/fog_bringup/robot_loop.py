@@ -351,6 +351,8 @@ class RobotLoop:
         first = self._robot.observe(image=False)
         self._start_ns = first.stamp_ns
         self._lockstep.restart(first.stamp_ns)
+        if self._wall_ns is None:  # nobody needs to sit out the pause that a reset leaves
+            self.pace.jump(max(0, first.stamp_ns - self.now_ns - self._robot.step_ns))
         self.episode = Episode(seed, first.episode, first.stamp_ns + self._offset_ns)
         self._observe(first.stamp_ns)
 

@@ -76,3 +76,12 @@ def test_time_held_is_not_made_up_for(clock: WallClock) -> None:
     clock.now += 0.5
     pace.hold(0.5)
     assert pace.remaining_s(20_000_000) == pytest.approx(0.02)
+
+
+def test_a_jump_of_robot_time_is_neither_waited_for_nor_counted(clock: WallClock) -> None:
+    pace = Pace(2.0, 1, clock)
+    pace.start(0)
+    clock.now += 1.0
+    pace.jump(600_000_000)
+    assert pace.remaining_s(2_620_000_000) == pytest.approx(0.01)
+    assert pace.factor(2_600_000_000) == pytest.approx(2.0)

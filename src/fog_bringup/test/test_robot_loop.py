@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ from fog_world_model.task import EpisodeConfig
 
 MS = 1_000_000
 TASK = replace(find_task("reach_cube"), episode=EpisodeConfig(max_steps=4))
+
+
+def crowding() -> float:
+    """By how much other work slows this machine down, at least 1: wall-clock bounds give way."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 class Cart(Robot):
@@ -199,7 +205,7 @@ def test_speed_sets_the_pace() -> None:
         begin = time.monotonic()
         run.start(101)  # 2 s of robot time
         elapsed = time.monotonic() - begin
-    assert 0.19 < elapsed < 1.0
+    assert 0.19 < elapsed < 1.0 * crowding()
 
 
 def test_wall_stamps_follow_the_wall_clock_on_the_control_grid() -> None:
@@ -208,7 +214,7 @@ def test_wall_stamps_follow_the_wall_clock_on_the_control_grid() -> None:
     late = [wall - f.stamp_ns for wall, f in zip(run.wall, run.frames, strict=True)]
     pictures = [f.stamp_ns for f in run.frames[:26] if len(f.messages) > 3]
     assert all(stamp % (100 * MS) == 0 for stamp in pictures)
-    assert np.median(late[:26]) < 20 * MS
+    assert np.median(late[:26]) < 20 * MS * crowding()
     assert min(late[:26]) > -5 * MS
 
 
@@ -250,8 +256,10 @@ def test_pause_stops_time_without_a_jump_afterwards() -> None:
         time.sleep(0.2)
         assert len(run.frames) == count
         run.loop.pause(False)
-        time.sleep(0.1)
-        assert len(run.frames) > count + 10
+        deadline = time.monotonic() + 10.0
+        while len(run.frames) < count + 10 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(run.frames) >= count + 10
     assert set(np.diff([f.robot_ns for f in run.frames])) == {20 * MS}
 
 
