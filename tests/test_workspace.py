@@ -16,6 +16,8 @@ from xml.etree import ElementTree
 import pytest
 from processes import REPOSITORY, ros_environment
 
+from fog_world_model.ros_environment import PROFILE_VARIABLES
+
 LAYERS = ("fog_world_model", "fog_policy", "fog_bringup")
 """From the bottom to the top; a package imports those before it only."""
 
@@ -239,8 +241,10 @@ def test_sourced_colcon_workspace_comes_before_the_virtual_environment(
     colcon_workspace: Path,
 ) -> None:
     env = ros_environment()
-    for name in ("AMENT_PREFIX_PATH", "PYTHONPATH", "FASTDDS_DEFAULT_PROFILES_FILE"):
+    for name in PROFILE_VARIABLES:
         env.pop(name, None)
+    prefixes = env["AMENT_PREFIX_PATH"].split(os.pathsep)
+    env["AMENT_PREFIX_PATH"] = os.pathsep.join(p for p in prefixes if p != sys.prefix)
     code = (
         "from fog_world_model.ros_environment import prepare, find_share; prepare();"
         "import os, fog_policy;"
