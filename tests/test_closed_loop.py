@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,24 @@ def test_the_policy_s_episodes_are_those_of_the_same_commands_without_ros(
         assert turned[-1] - turned[0] > 1.2
         assert np.abs(turned - expected).max() < 0.6
         assert live["return"] == pytest.approx(sum(live["rewards"]))
+
+
+def test_real_time_needs_no_simulated_clock(short: TaskConfig, tmp_path: Path) -> None:
+    bundle = write_toy_bundle(short, tmp_path / "bundle", (0.5, 0.0, 0.0))
+    begin = time.time()
+    record = evaluate_over_ros(
+        short,
+        bundle,
+        SEEDS[:1],
+        output=tmp_path / "policy.json",
+        real_time=True,
+        policy_report=tmp_path / "control.json",
+    )
+    assert time.time() - begin > STEPS / short.control_hz
+    (episode,) = record["episodes"]
+    assert len(episode["base"]) == STEPS + 1 or episode["end"]
+    control = json.loads((tmp_path / "control.json").read_text())
+    assert 0 < control["latency_ms"]["p50"] < 1000, "both stamps come from the wall clock"
 
 
 def test_a_bundle_that_does_not_load_is_named_and_nothing_is_left_running(

@@ -43,6 +43,7 @@ def evaluate_over_ros(
     *,
     output: str | os.PathLike[str],
     speed: float = 4.0,
+    real_time: bool = False,
     patience_s: float = 0.5,
     state_hz: float = 10.0,
     progress: Report | None = None,
@@ -59,6 +60,8 @@ def evaluate_over_ros(
         seeds: One episode starts from each.
         output: JSON file for the record; the nodes' logs lie beside it in ``<output stem>_logs``.
         speed: Robot seconds per wall second; 0: as fast as possible.
+        real_time: As with a real robot: no simulated time, stamps are wall time, nobody waits. For
+            measuring rates and latencies; ``speed``, ``patience_s`` and ``state_hz`` do not count.
         patience_s: Wall time for which the robot's time waits for an overdue command, so that a
             busy machine does not make the policy late; 0: it never waits.
         state_hz: Rate of odometry, joint states and IMU in robot time. A policy is shown those of
@@ -83,7 +86,10 @@ def evaluate_over_ros(
         raise FogError(f"bundle {bundle}: no such folder")
     output.parent.mkdir(parents=True, exist_ok=True)
     domain = free_domain_id() if domain_id is None else domain_id
-    sim = {"use_sim_time": True}
+    sim = {"use_sim_time": not real_time}
+    pace: dict[str, Any] = {"speed": speed, "patience_s": patience_s, "state_hz": state_hz}
+    if real_time:
+        speed, pace = 1.0, {"publish_clock": False}
     with (
         tempfile.TemporaryDirectory(prefix="fog_closed_loop_") as scratch,
         NodeProcesses(output.with_name(f"{output.stem}_logs"), domain) as nodes,
@@ -93,13 +99,7 @@ def evaluate_over_ros(
         nodes.start(
             "robot_node",
             [sys.executable, "-m", "fog_bringup.robot_node"],
-            {
-                "task": task_file,
-                "speed": speed,
-                "patience_s": patience_s,
-                "state_hz": state_hz,
-                **(robot_parameters or {}),
-            },
+            {"task": task_file, **pace, **(robot_parameters or {})},
         )
         nodes.start(
             "policy_node",
