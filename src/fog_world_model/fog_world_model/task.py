@@ -154,8 +154,10 @@ class TaskConfig:
         for side in ("height", "width"):
             size = getattr(self.image, side)
             _require(size >= 16 and size % 8 == 0, f"image.{side} must be a multiple of 8, >= 16")
-        topics = [s.topic for s in self.proprioception]
-        _require(len(topics) == len(set(topics)), "a proprioception topic is listed twice")
+        # One topic is one stream: its fields and its age are looked up by the topic.
+        topics = [self.image.topic, *(s.topic for s in self.streams())]
+        twice = sorted({t for t in topics if topics.count(t) > 1})
+        _require(not twice, f"topic {', '.join(twice)} is listed twice; list its fields together")
 
     @property
     def period_ns(self) -> int:
@@ -200,7 +202,7 @@ class TaskConfig:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the task as YAML."""
-        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
 
     def require_same(self, other: TaskConfig, artefact: str) -> None:
         """Stop when an artefact belongs to another task.
@@ -234,9 +236,11 @@ def load_task(path: str | os.PathLike[str]) -> TaskConfig:
             type; the message names the file and the field.
     """
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise FogError(f"task file {path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise FogError(f"task file {path}: not a text file in UTF-8: {error}") from error
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -287,13 +291,12 @@ def _build(kind: Any, value: object, where: str) -> object:
         unknown = set(value) - set(hints)
         _require(
             not unknown,
-            f"unknown field {where}{'.' if where else ''}{', '.join(map(str, sorted(unknown)))}; "
+            f"unknown field {where}{'.' if where else ''}{', '.join(sorted(map(str, unknown)))}; "
             f"known are {', '.join(hints)}",
         )
         for f in dataclasses.fields(kind):
             optional = (
-                f.default is not dataclasses.MISSING
-                or f.default_factory is not dataclasses.MISSING
+                f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
             )
             _require(
                 f.name in value or optional, f"{where}{'.' if where else ''}{f.name} is missing"

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 
 from fog_world_model.data.messages import TYPESTORE, deserialise
@@ -136,12 +136,16 @@ class BagReader:
         ]
         if not chosen:
             return
+        read = 0
         try:
             for connection, log_ns, data in self._reader.messages(connections=chosen):
+                read += 1
                 yield RecordedMessage(connection.topic, connection.msgtype, log_ns, bytes(data))
-        except (AnyReaderError, FogError):
-            raise
-        except GeneratorExit:
-            raise
-        except Exception as error:
+        except Exception as error:  # as in opening
             raise FogError(f"bag {self.path}: damaged or cut: {error}") from error
+        expected = sum(c.msgcount for c in chosen)
+        if read < expected:  # the parser passes over what it cannot make out
+            raise FogError(
+                f"bag {self.path}: damaged: only {read} of {expected} messages can be read; "
+                "'mcap recover' may save the rest"
+            )

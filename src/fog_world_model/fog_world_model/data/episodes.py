@@ -20,9 +20,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -76,19 +80,54 @@ class Normalisation:
 
 
 class EpisodeWriter:
-    """Write a store beside its final place and move it there when it is whole."""
+    """Write a store beside its final place and move it there when it is whole.
+
+    As a context manager it leaves nothing behind when :meth:`finish` was not reached.
+    """
 
     def __init__(self, path: str | os.PathLike[str], task: TaskConfig) -> None:
         """Start a store.
 
         Raises:
-            FogError: ``path`` exists already.
+            FogError: ``path`` exists already, or nothing can be written there.
         """
         self.path, self.task = Path(path), task
         if self.path.exists():
             raise FogError(f"episode store {self.path}: exists already; choose another --output")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._part = self.path.with_name(self.path.name + ".part")
+        with self._writing():
+            self._start(task)
+        self._episodes: list[dict[str, Any]] = []
+        self._pending: list[Episode] = []
+        self._rows = 0
+        self._hash = hashlib.sha256(task.hash.encode())
+
+    def __enter__(self) -> EpisodeWriter:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Delete what an unfinished store has written."""
+        shutil.rmtree(self._part, ignore_errors=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            shutil.rmtree(self._part, ignore_errors=True)
+            raise FogError(
+                f"episode store {self.path}: cannot be written ({error.strerror or error}); "
+                "make room or choose another --output"
+            ) from error
+
+    def _start(self, task: TaskConfig) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._group = zarr.open_group(str(self._part), mode="w")
         image, p, a = task.image, task.proprioception_size, task.action_size
         rows: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -109,13 +148,13 @@ class EpisodeWriter:
             )
             for name, (shape, dtype) in rows.items()
         }
-        self._episodes: list[dict[str, Any]] = []
-        self._pending: list[Episode] = []
-        self._rows = 0
-        self._hash = hashlib.sha256(task.hash.encode())
 
     def append(self, episode: Episode, *, source: str) -> None:
-        """Add an episode; ``source`` says where it was recorded."""
+        """Add an episode; ``source`` says where it was recorded.
+
+        Raises:
+            FogError: The disk is full.
+        """
         self._episodes.append({"start": self._rows, "length": len(episode), "source": source})
         self._rows += len(episode)
         self._pending.append(episode)
@@ -125,7 +164,8 @@ class EpisodeWriter:
     def _flush(self) -> None:
         for name in ARRAYS:
             block = np.concatenate([getattr(e, name) for e in self._pending])
-            self._arrays[name].append(block)
+            with self._writing():
+                self._arrays[name].append(block)
             self._hash.update(np.ascontiguousarray(block).tobytes())
         self._pending = []
 
@@ -133,24 +173,25 @@ class EpisodeWriter:
         """Choose the split, write the metadata, and give the store its name.
 
         Raises:
-            FogError: There is no episode.
+            FogError: There is no episode, or the disk is full.
         """
         if not self._episodes:
-            raise FogError(f"episode store {self.path}: no episode could be built; see the report")
+            raise FogError(f"episode store {self.path}: there is no episode to store")
         if self._pending:
             self._flush()
-        self._group.attrs.update(
-            {
-                "format": FORMAT,
-                "task": self.task.to_dict(),
-                "task_hash": self.task.hash,
-                "data_hash": self._hash.hexdigest(),
-                "episodes": self._episodes,
-                "validation": _split(self._episodes, validation_fraction),
-                "report": report,
-            }
-        )
-        self._part.rename(self.path)
+        with self._writing():
+            self._group.attrs.update(
+                {
+                    "format": FORMAT,
+                    "task": self.task.to_dict(),
+                    "task_hash": self.task.hash,
+                    "data_hash": self._hash.hexdigest(),
+                    "episodes": self._episodes,
+                    "validation": _split(self._episodes, validation_fraction),
+                    "report": report,
+                }
+            )
+            self._part.rename(self.path)
         return EpisodeStore(self.path)
 
 
@@ -186,6 +227,8 @@ class EpisodeStore:
             self._group = zarr.open_group(str(self.path), mode="r")
             self.attributes: dict[str, Any] = dict(self._group.attrs)
             missing = [n for n in ARRAYS if not (self.path / n).is_dir()]
+            rows = sum(e["length"] for e in self.attributes.get("episodes", ()))
+            cut = [n for n in ARRAYS if n not in missing and self.array(n).shape[0] != rows]
         except Exception as error:  # zarr raises many kinds for damaged stores
             raise FogError(f"episode store {self.path}: cannot be read: {error}") from error
         if missing or self.attributes.get("format") != FORMAT:
@@ -193,6 +236,11 @@ class EpisodeStore:
                 f"episode store {self.path}: not an episode store of format {FORMAT} "
                 f"(missing {', '.join(missing) or 'nothing'}, "
                 f"format {self.attributes.get('format')})"
+            )
+        if cut or "task" not in self.attributes:
+            raise FogError(
+                f"episode store {self.path}: damaged: {', '.join(cut) or 'the task'} is not whole; "
+                "make the store again with 'fog import'"
             )
         self.task = task_from_dict(self.attributes["task"], source=f"episode store {self.path}")
         if task is not None:
@@ -233,8 +281,21 @@ class EpisodeStore:
     def episode(self, index: int) -> Episode:
         """Load one episode."""
         start, length = int(self.starts[index]), int(self.lengths[index])
-        rows = {n: np.asarray(self.array(n)[start : start + length]) for n in ARRAYS}
-        return Episode(**rows)
+        return Episode(**{name: self.load(name, start, start + length) for name in ARRAYS})
+
+    def load(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Rows of one array in memory, all by default.
+
+        Raises:
+            FogError: The array is damaged.
+        """
+        try:
+            return np.asarray(self.array(name)[start:stop])
+        except Exception as error:  # zarr raises many kinds for damaged arrays
+            raise FogError(
+                f"episode store {self.path}: array '{name}' cannot be read: {error}; "
+                "make the store again with 'fog import'"
+            ) from error
 
     @cached_property
     def normalisation(self) -> Normalisation:
@@ -242,7 +303,7 @@ class EpisodeStore:
 
         A field that never changes gets a standard deviation of 1, not of 0.
         """
-        proprioception = np.asarray(self.array("proprioception")[:])
+        proprioception = self.load("proprioception")
         rows = np.concatenate(
             [
                 proprioception[self.starts[i] : self.starts[i] + self.lengths[i]]

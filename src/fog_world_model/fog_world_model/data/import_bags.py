@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,15 +59,29 @@ def import_bags(
     for path in bags:  # every bag is checked before the long work starts
         with BagReader(path) as bag:
             bag.require({k: v for k, v in task.topics().items() if k != _info_topic(task)})
-    writer = EpisodeWriter(output, task)
     reports = []
-    for path in bags:
-        with BagReader(path) as bag:
-            synchronised, topics, stamps = _synchronise_bag(bag, task)
-            _write_segments(bag, task, synchronised.segments, topics, stamps, writer, progress)
-            reports.append({"bag": str(path), **_report(synchronised)})
-    return writer.finish(
-        validation_fraction=validation_fraction, report={"bags": reports, **_totals(reports)}
+    with EpisodeWriter(output, task) as writer:
+        for path in bags:
+            with BagReader(path) as bag:
+                synchronised, topics, stamps = _synchronise_bag(bag, task)
+                _write_segments(bag, task, synchronised.segments, topics, stamps, writer, progress)
+                reports.append({"bag": str(path), **_report(synchronised)})
+        totals = _totals(reports)
+        if not totals["episodes"]:
+            raise _nothing_built(bags, task, totals["breaks"])
+        return writer.finish(
+            validation_fraction=validation_fraction, report={"bags": reports, **totals}
+        )
+
+
+def _nothing_built(
+    bags: Sequence[str | os.PathLike[str]], task: TaskConfig, breaks: dict[str, int]
+) -> FogError:
+    reasons = "; ".join(f"{reason} ({count} times)" for reason, count in breaks.items())
+    return FogError(
+        f"bag {', '.join(map(str, bags))}: no episode could be built at {task.control_hz:g} Hz: "
+        f"{reasons or 'there are fewer than two images'}. See control_hz and max_age_s in the "
+        "task file."
     )
 
 
@@ -84,7 +99,10 @@ def _synchronise_bag(
     image_stamps: list[int] = []
     image_arrivals: list[int] = []
     for message in bag.messages([task.image.topic, *configs]):
-        decoded = message.decode()
+        with _naming(bag, message.topic):
+            decoded = message.decode()
+            if message.topic != task.image.topic:
+                values[message.topic].append(read_fields(decoded, configs[message.topic].fields))
         stamp = header_stamp_ns(decoded)
         if message.topic == task.image.topic:
             image_stamps.append(stamp or message.log_ns)
@@ -93,10 +111,6 @@ def _synchronise_bag(
         # A driver that never fills in its header is placed by arrival, like a type without one.
         by_arrival[message.topic] = not stamp
         times[message.topic].append(stamp or message.log_ns)
-        try:
-            values[message.topic].append(read_fields(decoded, configs[message.topic].fields))
-        except FogError as error:
-            raise FogError(f"bag {bag.path}: topic {message.topic}: {error}") from error
     topics = {
         topic: _Topic(
             _stream(config, np.asarray(times[topic], np.int64), by_arrival[topic], task),
@@ -104,9 +118,12 @@ def _synchronise_bag(
         )
         for topic, config in configs.items()
     }
-    markers = None
-    if task.marker is not None:
-        markers = (task.marker.topic, topics[task.marker.topic].values[:, 0].astype(np.int64))
+
+    def numbers(config: StreamConfig | None) -> tuple[str, npt.NDArray[np.int64]] | None:
+        if config is None:
+            return None
+        return config.topic, topics[config.topic].values[:, 0].round().astype(np.int64)
+
     stamps = np.asarray(image_stamps, np.int64)
     synchronised = synchronise(
         stamps,
@@ -114,10 +131,20 @@ def _synchronise_bag(
         {topic: t.times for topic, t in topics.items()},
         period_ns=task.period_ns,
         image_topic=task.image.topic,
-        markers=markers,
+        markers=numbers(task.marker),
+        ends=numbers(task.end),
         max_steps=task.episode.max_steps,
     )
     return synchronised, topics, stamps
+
+
+@contextmanager
+def _naming(bag: BagReader, topic: str) -> Iterator[None]:
+    """Say in errors which bag and topic they are about."""
+    try:
+        yield
+    except FogError as error:
+        raise FogError(f"bag {bag.path}: topic {topic}: {error}") from error
 
 
 def _stream(
@@ -158,7 +185,8 @@ def _write_segments(
             buffer = buffers.setdefault(
                 s, np.empty((len(segments[s].images), height, width, 3), np.uint8)
             )
-            buffer[step] = resize(decode_image(message.decode()), height, width)
+            with _naming(bag, message.topic):
+                buffer[step] = resize(decode_image(message.decode()), height, width)
             left[s] -= 1
             done += 1
         if progress is not None and index % 100 == 0:

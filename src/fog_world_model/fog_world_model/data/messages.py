@@ -22,6 +22,7 @@ TYPESTORE = get_typestore(Stores.ROS2_KILTED)
 """Definitions of the standard interfaces; they are equal in Humble, Jazzy and Kilted."""
 
 _SCALARS: dict[str, Any] = {"bool": False, "string": "", "wstring": ""}
+_JOINT_QUANTITIES = ("position", "velocity", "effort")
 
 
 def make(typename: str, **fields: Any) -> Any:
@@ -90,9 +91,7 @@ def header_stamp_ns(message: Any) -> int | None:
 
 def stamp(stamp_ns: int) -> Any:
     """``builtin_interfaces/msg/Time`` of a time in ns."""
-    return make(
-        "builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9
-    )
+    return make("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
 
 
 def header(stamp_ns: int, frame_id: str) -> Any:
@@ -135,7 +134,7 @@ def _joint_fields(message: Any, fields: Sequence[str]) -> npt.NDArray[np.float32
     values = np.empty(len(fields), np.float32)
     for i, path in enumerate(fields):
         quantity, _, joint = path.partition(".")
-        array = getattr(message, quantity, None)
+        array = getattr(message, quantity) if quantity in _JOINT_QUANTITIES else None
         if joint not in index or array is None or index[joint] >= len(array):
             raise FogError(
                 f"JointState has no {path!r}; its joints are {', '.join(message.name) or 'none'} "

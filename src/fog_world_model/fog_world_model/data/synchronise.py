@@ -73,7 +73,7 @@ class Synchronised:
     segments: list[Segment]
     account: dict[str, TopicAccount]
     breaks: Counter[str]
-    """Reason -> how often it ended an episode."""
+    """Reason -> how often it ended an episode, or (``no start, ...``) kept one from beginning."""
 
 
 def synchronise(
@@ -84,6 +84,7 @@ def synchronise(
     period_ns: int,
     image_topic: str = "image",
     markers: tuple[str, IntArray] | None = None,
+    ends: tuple[str, IntArray] | None = None,
     max_steps: int | None = None,
     tolerance: float = 0.25,
 ) -> Synchronised:
@@ -97,6 +98,9 @@ def synchronise(
         image_topic: Name of the image topic in the account.
         markers: A topic of ``streams`` and its values ``[message]``: a change between two steps
             is a border between two episodes.
+        ends: A topic of ``streams`` and its values ``[message]``, not zero from the end of an
+            episode on: the episode's last step is the first with an end, and no other begins
+            before it is zero again.
         max_steps: Transitions after which an episode is cut; the next one starts at its last
             frame, so nothing is lost.
         tolerance: How far a camera stamp may lie from the grid, as a fraction of the period.
@@ -131,12 +135,26 @@ def synchronise(
                 return f"{topic}: no message yet"
             if ages[topic][frame] > stream.max_age_ns:
                 return f"{topic}: stale"
+        if start and ended(frame):
+            return "after the end"
         return None
+
+    def ended(frame: int) -> bool:
+        """Whether an end is in force at a frame."""
+        if ends is None:
+            return False
+        topic, values = ends
+        index, age = newest[topic][frame], ages[topic][frame]
+        return bool(index >= 0 and age <= streams[topic].max_age_ns and values[index])
 
     def close(reason: str | None) -> None:
         nonlocal run
-        if reason is not None and run:
+        # The step that a cut at the maximal length hands on is no episode that failed to start.
+        handed_on = bool(runs and run and runs[-1][-1] == run[0])
+        if reason is not None and len(run) > 1:
             breaks[reason] += 1
+        elif reason is not None and run and not handed_on:
+            breaks[f"no start, {reason}"] += 1
         if len(run) > 1:
             runs.append(run)
         run = []
@@ -158,6 +176,10 @@ def synchronise(
             frame += 1
             continue
         run.append(frame)
+        if ended(frame):
+            close("end")
+            frame += 1
+            continue
         if max_steps is not None and len(run) == max_steps + 1:
             close("maximal length")
             run.append(frame)
