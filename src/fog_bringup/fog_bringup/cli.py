@@ -49,9 +49,9 @@ class Collect:
     """Seed of start poses and driving."""
     workers: int = 1
     """Processes; each writes a bag of its own into OUTPUT."""
-    seek: float = 0.5
+    seek: float = 0.7
     """Share of episodes driven noisily towards the object."""
-    random: float = 0.45
+    random: float = 0.25
     """Share of episodes with random commands; the rest stands."""
 
     def run(self) -> int:
@@ -140,9 +140,9 @@ class TrainGlobal(_Training):
     """Checkpoint folder."""
     preset: Preset = "small"
     """Size of the model."""
-    batch_size: int = 24
+    batch_size: int = 12
     """Windows per step."""
-    learning_rate: float = 6e-4
+    learning_rate: float = 1e-3
     """Largest learning rate."""
 
     def run(self) -> int:
@@ -176,9 +176,9 @@ class TrainLocal(_Training):
     """Checkpoint folder."""
     preset: LocalPreset = "small"
     """Size of the model."""
-    batch_size: int = 32
+    batch_size: int = 8
     """Windows per step."""
-    learning_rate: float = 6e-4
+    learning_rate: float = 8e-4
     """Largest learning rate."""
 
     def run(self) -> int:

@@ -23,9 +23,9 @@ from fog_world_model.task import TaskConfig
 class DriverMix:
     """Shares of the episodes that are driven in each way; they need not add up to one."""
 
-    seek: float = 0.5
+    seek: float = 0.7
     """Towards the object, touching and pushing it, with noise that differs per episode."""
-    random: float = 0.45
+    random: float = 0.25
     """Smooth random commands, each held for a random time."""
     stand: float = 0.05
     """Standing, with a rare short command."""

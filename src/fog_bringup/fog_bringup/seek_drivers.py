@@ -28,8 +28,17 @@ def base_pose(observation: Observation) -> tuple[float, float, float]:
     return float(observation.position[0]), float(observation.position[1]), yaw
 
 
+VISIBLE_RAD = 0.7
+"""Bearings within which the ego camera shows the cube; its half width is about 0.8 rad."""
+
+
 class SeekCubeDriver(Driver):
-    """Walks up to the cube; there it stays, pushes, retreats or swerves, and comes back."""
+    """Walks up to the cube; there it stays, pushes, retreats or swerves, and comes back.
+
+    It acts on the cube only while the camera shows it, and wanders otherwise. If it turned towards
+    a cube that no picture shows, its commands would tell a world model where the cube is: the model
+    would learn that commands make cubes appear, and a policy would learn to command one.
+    """
 
     def reset(self, seed: int) -> None:
         """Begin an episode: draw the noise, the gains and the distance at which to stop."""
@@ -41,7 +50,7 @@ class SeekCubeDriver(Driver):
         self._speed = float(random.uniform(0.5, 1.0)) * float(self._high[0])
         self._stop_m = float(random.uniform(0.4, 0.8))
         self._phase, self._left = "approach", 0
-        self._swerve = np.zeros(3)
+        self._swerve, self._turn = np.zeros(3), np.zeros(3)
 
     def drive(self, observation: Observation) -> Array:
         """Wish for the coming step."""
@@ -49,7 +58,11 @@ class SeekCubeDriver(Driver):
             base_pose(observation), observation.objects["cube"][:2]
         )
         self._left -= 1
-        if self._phase == "approach":
+        if self._left <= 0 and (abs(bearing) > VISIBLE_RAD or self._random.random() < 0.02):
+            self._begin("swerve", "turn", shares=(0.3, 0.7))
+        elif abs(bearing) > VISIBLE_RAD and self._phase not in ("swerve", "turn"):
+            self._begin("swerve", "turn", shares=(0.15, 0.85))
+        elif self._phase == "approach":
             if distance < self._stop_m:
                 self._begin("stay", "push", "retreat", "swerve", shares=(0.45, 0.2, 0.15, 0.2))
         elif self._left <= 0:
@@ -61,6 +74,7 @@ class SeekCubeDriver(Driver):
             "push": np.array([self._speed, 0.0, 0.5 * turn]),
             "retreat": np.array([-self._speed, 0.0, 0.5 * turn]),
             "swerve": self._swerve,
+            "turn": self._swerve * (0.3, 0.3, 0.0) + self._turn,
         }[self._phase]
         return wish + self._noise.draw(self._random, self._level)
 
@@ -68,6 +82,8 @@ class SeekCubeDriver(Driver):
         self._phase = phases[self._random.choice(len(phases), p=shares)]
         self._left = self._steps(0.6, 3.0)
         self._swerve = self._random.uniform(self._low, self._high)
+        rate = self._random.choice((-1.0, 1.0)) * self._random.uniform(0.5, 1.0)
+        self._turn = np.array([0.0, 0.0, rate * self._high[2]])
 
 
 class PushCubeDriver(Driver):

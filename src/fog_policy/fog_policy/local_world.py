@@ -67,6 +67,7 @@ class LocalAlone(LatentWorld):
         self._generator = torch.Generator(device=device).manual_seed(seed)
         self.age = torch.arange(environments, device=device) * max_steps // environments
         self._state = model.rssm.initial(environments)
+        self._noise = torch.zeros_like(self._state.stochastic)
 
     @property
     def due(self) -> Tensor:
@@ -88,6 +89,8 @@ class LocalAlone(LatentWorld):
     @torch.no_grad()
     def step(self, action: Tensor) -> ImaginedStep:
         """Step all environments; there are no pictures to show."""
+        shape = self._state.stochastic.shape
+        self._noise = torch.randn(shape, generator=self._generator, device=self._device)
         self._state = self.predict(self._state, action)
         end = 1 - self.model.continue_head(self._state.features).squeeze(-1).sigmoid()
         draw = torch.rand(len(end), generator=self._generator, device=self._device)
@@ -95,6 +98,16 @@ class LocalAlone(LatentWorld):
         self.steps += self.environments
         nothing = action.new_zeros(self.environments, 0)
         return ImaginedStep(nothing, nothing, self.reward(self._state), draw < end)
+
+    def predict(self, state: LatentState, action: Tensor) -> LatentState:
+        """A sample of the prior, with the noise that :meth:`step` has drawn.
+
+        Samples, not the mean: the mean of an uncertain prior is a state that never occurs, and a
+        policy finds the ones among them whose reward looks good.
+        """
+        deterministic = self.model.rssm.advance(state, action)
+        prior = self.model.rssm.prior(deterministic)
+        return LatentState(deterministic, prior.sample(self._noise))
 
     def correct(self, predicted: LatentState, step: ImaginedStep) -> LatentState:
         """Nothing to correct with: the prediction is the truth."""
