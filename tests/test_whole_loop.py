@@ -110,8 +110,6 @@ def test_train_and_deploy_from_recorded_topics(store: Path) -> None:
 
 
 def test_artefacts_of_another_task_are_refused(store: Path, tmp_path: Path) -> None:
-    result = fog("import", store.parent / "bags", "--output", tmp_path / "x", "--task", "pusht")
-    assert result.returncode == 0 or result.returncode == 2
     other = tmp_path / "other.yaml"
     task = EpisodeStore(store).task
     text = json.dumps({**task.to_dict(), "name": "other", "control_hz": 10.0})

@@ -45,7 +45,7 @@ class FogConfig:
     """Imagined environments side by side (N)."""
     horizon: int = 16
     """Steps per update (H)."""
-    imagined_episode: int = 32
+    imagined_episode: int = 16
     """Imagined steps after which an environment starts from another recorded context."""
     context: int = 5
     """Recorded observations that an environment starts from."""
