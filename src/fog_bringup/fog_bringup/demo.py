@@ -50,7 +50,7 @@ class DemoSettings:
     """Held-out windows of the open-loop evaluation."""
     episodes: int = 20
     """Closed-loop episodes of the policy and of each baseline, on the same start states."""
-    speed: float = 4.0
+    speed: float = 8.0
     """Robot seconds per second in the closed-loop evaluation."""
     real_time_episodes: int = 6
     """Episodes at the robot's own pace, from which rate and latency are taken."""
@@ -343,7 +343,7 @@ class Demo:
                 self.seeds[: self.settings.real_time_episodes],
                 output=self.closed_loop / "real_time.json",
                 speed=1.0,
-                patience_s=0.0,
+                real_time=True,
                 progress=report,
                 policy_report=path,
             )
