@@ -143,6 +143,10 @@ class ControlLoop:
             return self._receive_marker(data, now_ns)
         return False
 
+    def has_image(self) -> bool:
+        """Whether an image of this episode has come."""
+        return self._buffer.has_image()
+
     def tick(self, now_ns: int) -> Decision:
         """Decide what to command now.
 
@@ -246,6 +250,7 @@ class ControlLoop:
         # The marker comes with the first image of the episode, in either order; what arrived
         # clearly before it shows the previous episode.
         self._buffer.forget_images_before(now_ns - self.task.period_ns // 4)
+        self.report.restart_interval()
         return True
 
     def _clock_ran_back(self, now_ns: int) -> bool:

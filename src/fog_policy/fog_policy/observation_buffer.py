@@ -27,7 +27,7 @@ IMU_TYPE = "sensor_msgs/msg/Imu"
 _ORIENTATION = ("orientation.x", "orientation.y", "orientation.z", "orientation.w")
 _IMAGES_KEPT = 8
 _VALUES_KEPT_NS = 2_000_000_000
-_FUTURE_NS = 1_000_000_000
+_FUTURE_NS = 10_000_000_000
 """A message from further ahead is refused: it would stay the newest one for ever."""
 
 
@@ -145,9 +145,14 @@ class ObservationBuffer:
         else:
             self._errors.pop(topic, None)
 
-    def forget_images_before(self, arrival_ns: int) -> None:
+    def forget_images_before(self, time_ns: int) -> None:
         """Drop the images that arrived earlier: they belong to the previous episode."""
-        self._frames = [f for f in self._frames if f.arrival_ns >= arrival_ns]
+        # Simulated time may jump at a reset, and an image of the new episode come before /clock.
+        self._frames = [f for f in self._frames if max(f.stamp_ns, f.arrival_ns) >= time_ns]
+
+    def has_image(self) -> bool:
+        """Whether any image is at hand."""
+        return bool(self._frames)
 
     def newest(self, now_ns: int) -> LiveObservation | Reason:
         """The observation at the newest image for which every topic has a valid message.

@@ -47,6 +47,9 @@ ALIGNMENT = 0.1
 """Ticks come this fraction of a control period after an image. The policy was trained on actions
 that follow the image at once; a timer of any phase would show it images of any age."""
 
+_JUMP_PERIODS = 2.5
+"""Simulated time that passes by so many control periods at once has jumped (at a reset, say)."""
+
 _CLOCK_CHECK_S = 0.5
 _CLOCK_CHECKS = 3
 """The robot is stopped when this many checks in a row find the clock standing still."""
@@ -90,6 +93,8 @@ class PolicyNode(ParametersNode):
         self.create_timer(period_s, self._publish_diagnostics, clock=self._steady)
         self.create_timer(_CLOCK_CHECK_S, self._watch_clock, clock=self._steady)
         self._first_tick: tuple[int, float] | None = None
+        self._tick_ns: int | None = None
+        self._waited = False
         self._clock_ns, self._still = 0, 0
 
     # Lifecycle
@@ -114,7 +119,7 @@ class PolicyNode(ParametersNode):
         result = super().on_activate(state)
         assert self._loop is not None
         self._loop.start()
-        self._first_tick, self._still = None, 0
+        self._first_tick, self._tick_ns, self._still = None, None, 0
         self._active, self._aligned = True, False
         self._verdict = None
         self._timer = self.create_timer(self._loop.task.period_ns / 1e9, self._tick)
@@ -166,6 +171,16 @@ class PolicyNode(ParametersNode):
             self._timer.timer_period_ns = period_ns
             self._timer.reset()
         now_ns, begin = self._now_ns(), time.monotonic()
+        late_ns = now_ns - (self._tick_ns or now_ns)
+        self._tick_ns = now_ns
+        jumped = late_ns > _JUMP_PERIODS * period_ns and self._simulated()
+        if jumped and not self._waited:
+            # What the robot sends after the jump has come with it, and is not read yet. Not twice
+            # in a row: a robot too fast for this computer still has to get its commands.
+            self._waited = True
+            self._align(loop, self._timer)
+            return
+        self._waited = False
         self._first_tick = self._first_tick or (now_ns, begin)
         decision = loop.tick(now_ns)
         self._publish_command(decision.command)
@@ -181,13 +196,19 @@ class PolicyNode(ParametersNode):
         loop = self._loop
         if not self._active or loop is None:
             return
-        if loop.receive(topic, data, self._now_ns()):
+        new_episode = loop.receive(topic, data, self._now_ns())
+        if new_episode:
             self._aligned = False
-        if topic == loop.task.image.topic and not self._aligned and self._timer is not None:
-            self._aligned = True
-            self._timer.timer_period_ns = round(ALIGNMENT * loop.task.period_ns)
-            self._timer.reset()
-            loop.report.restart_interval()
+        image_came = topic == loop.task.image.topic or (new_episode and loop.has_image())
+        if image_came and not self._aligned and self._timer is not None:
+            self._align(loop, self._timer)
+
+    def _align(self, loop: ControlLoop, timer: Timer) -> None:
+        """Let ticks follow what has just come, see :data:`ALIGNMENT`."""
+        self._aligned = True
+        timer.timer_period_ns = round(ALIGNMENT * loop.task.period_ns)
+        timer.reset()
+        loop.report.restart_interval()
 
     def _watch_clock(self) -> None:
         """Stop the robot when simulated time stands still: ticks would not come any more."""
@@ -325,11 +346,13 @@ class PolicyNode(ParametersNode):
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)
 
+    def _simulated(self) -> bool:
+        clock = self.get_clock()
+        return isinstance(clock, ROSClock) and bool(clock.ros_time_is_active)
+
     def _clock_rate(self) -> float:
         """Seconds of the node's clock per second of wall time since the first tick."""
-        clock = self.get_clock()
-        simulated = isinstance(clock, ROSClock) and clock.ros_time_is_active
-        if not simulated or self._first_tick is None:
+        if self._first_tick is None or not self._simulated():
             return 1.0
         passed_s = time.monotonic() - self._first_tick[1]
         return (self._now_ns() - self._first_tick[0]) / 1e9 / passed_s if passed_s > 1.0 else 1.0

@@ -405,6 +405,19 @@ def test_an_image_that_came_just_before_its_marker_is_kept() -> None:
     assert bench.controller.seen[-1][2] == [0.0, 0.0]
 
 
+def test_time_may_jump_between_two_episodes() -> None:
+    bench = Bench()
+    bench.loop.receive(MARKER, marker(4), 990 * MS)
+    bench.feed(1000)
+    bench.loop.report.tick(1000 * MS)
+    # The image of the new episode is 1 s ahead: it comes before /clock, which the marker follows.
+    bench.loop.receive(IMAGE, image(2000), 1010 * MS)
+    assert bench.loop.receive(MARKER, marker(5), 2000 * MS)
+    assert bench.loop.has_image()
+    bench.loop.report.tick(2020 * MS)
+    assert bench.loop.report.missed_deadlines == 0
+
+
 def test_a_clock_that_runs_back_begins_anew() -> None:
     bench = Bench()
     bench.feed(9000)
