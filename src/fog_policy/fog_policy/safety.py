@@ -202,7 +202,8 @@ def _age_reasons(cause: Cause, topic: str, age_s: float | None, limit_s: float) 
     # A stamp far in the future is as useless as an old one: it would hide that the stream stopped.
     if -limit_s <= age_s <= limit_s:
         return []
-    detail = f"{topic} is {age_s:.2f} s old (limit {limit_s:g} s)"
+    where = f"{age_s:.2f} s old" if not age_s < 0 else f"stamped {-age_s:.2f} s ahead of now"
+    detail = f"{topic} is {where} (limit {limit_s:g} s)"
     if abs(age_s) > _OTHER_CLOCK_S:
         detail += "; do its clock and this node's agree (use_sim_time)?"
     return [Reason(cause, detail)]

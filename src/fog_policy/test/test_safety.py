@@ -163,6 +163,8 @@ def test_what_stops_the_robot(changes: dict[str, Any], expected: list[str]) -> N
 def test_reasons_name_topic_value_and_limit() -> None:
     (reason,) = stop_reasons(TASK, dataclasses.replace(FINE, image_age_s=1.25))
     assert str(reason) == "image: /camera/image_raw is 1.25 s old (limit 0.5 s)"
+    (reason,) = stop_reasons(TASK, dataclasses.replace(FINE, image_age_s=-0.97))
+    assert reason.detail == "/camera/image_raw is stamped 0.97 s ahead of now (limit 0.5 s)"
     (reason,) = stop_reasons(TASK, dataclasses.replace(FINE, image_age_s=1.7e9))
     assert "use_sim_time" in reason.detail
 
