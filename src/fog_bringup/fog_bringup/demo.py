@@ -41,7 +41,7 @@ class DemoSettings:
     """Global and local model are trained side by side, each for this long."""
     global_preset: str = "small"
     local_preset: str = "small"
-    policy_seconds: int = 330
+    policy_seconds: int = 420
     policy_updates: int = 1_000_000
     """Updates after which the policy's training ends, if the time does not run out before."""
     environments: int = 32

@@ -37,7 +37,8 @@ class SeekCubeDriver(Driver):
 
     It acts on the cube only while the camera shows it, and wanders otherwise. If it turned towards
     a cube that no picture shows, its commands would tell a world model where the cube is: the model
-    would learn that commands make cubes appear, and a policy would learn to command one.
+    would learn that commands make cubes appear, and a policy would learn to command one. For the
+    same reason it now and then walks up to a cube that is not there.
     """
 
     def reset(self, seed: int) -> None:
@@ -51,6 +52,7 @@ class SeekCubeDriver(Driver):
         self._stop_m = float(random.uniform(0.4, 0.8))
         self._phase, self._left = "approach", 0
         self._swerve, self._turn = np.zeros(3), np.zeros(3)
+        self._phantom = 0.0
 
     def drive(self, observation: Observation) -> Array:
         """Wish for the coming step."""
@@ -59,17 +61,20 @@ class SeekCubeDriver(Driver):
         )
         self._left -= 1
         if self._left <= 0 and (abs(bearing) > VISIBLE_RAD or self._random.random() < 0.02):
-            self._begin("swerve", "turn", shares=(0.3, 0.7))
+            self._begin("swerve", "turn", "phantom", shares=(0.2, 0.4, 0.4))
         elif abs(bearing) > VISIBLE_RAD and self._phase not in ("swerve", "turn"):
-            self._begin("swerve", "turn", shares=(0.15, 0.85))
+            self._begin("swerve", "turn", "phantom", shares=(0.1, 0.55, 0.35))
         elif self._phase == "approach":
             if distance < self._stop_m:
                 self._begin("stay", "push", "retreat", "swerve", shares=(0.45, 0.2, 0.15, 0.2))
         elif self._left <= 0:
             self._phase = "approach"
         turn = self._turn_gain * bearing
+        phantom_turn = self._turn_gain * self._phantom
+        self._phantom -= phantom_turn * self._dt
         wish = {
             "approach": np.array([self._speed * max(0.0, math.cos(bearing)) ** 2, 0.0, turn]),
+            "phantom": np.array([self._speed * math.cos(self._phantom) ** 2, 0.0, phantom_turn]),
             "stay": np.array([0.0, 0.0, turn]),
             "push": np.array([self._speed, 0.0, 0.5 * turn]),
             "retreat": np.array([-self._speed, 0.0, 0.5 * turn]),
@@ -84,6 +89,7 @@ class SeekCubeDriver(Driver):
         self._swerve = self._random.uniform(self._low, self._high)
         rate = self._random.choice((-1.0, 1.0)) * self._random.uniform(0.5, 1.0)
         self._turn = np.array([0.0, 0.0, rate * self._high[2]])
+        self._phantom = float(self._random.uniform(-VISIBLE_RAD, VISIBLE_RAD))
 
 
 class PushCubeDriver(Driver):

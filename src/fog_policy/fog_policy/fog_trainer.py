@@ -38,7 +38,7 @@ class FogConfig:
     """Wall-clock seconds after which training ends."""
     max_updates: int = 1_000_000
     """Updates after which training ends, if the time does not run out before."""
-    local_share: float = 0.4
+    local_share: float = 0.15
     """Share of the time (and of max_updates) that is spent first in the local model alone: cheap
     steps that are only as right as it is, before the global model takes over."""
     environments: int = 32
@@ -155,7 +155,7 @@ class FogTrainer:
             "actor": torch.optim.Adam(self.actor.parameters(), lr=config.actor_rate),
             "critic": torch.optim.Adam(self.critic.parameters(), lr=config.critic_rate),
             "local": torch.optim.Adam(self.local_model.parameters(), lr=config.refresh_rate),
-            "temperature": torch.optim.Adam([self.log_temperature], lr=1e-2),
+            "temperature": torch.optim.Adam([self.log_temperature], lr=3e-2),
         }
         self.buffer = ImaginedBuffer(
             max(1, config.buffer_steps // config.horizon), seed=config.seed
