@@ -48,7 +48,7 @@ class DemoSettings:
     horizon: int = 16
     windows: int = 128
     """Held-out windows of the open-loop evaluation."""
-    episodes: int = 20
+    episodes: int = 40
     """Closed-loop episodes of the policy and of each baseline, on the same start states."""
     speed: float = 8.0
     """Robot seconds per second in the closed-loop evaluation."""

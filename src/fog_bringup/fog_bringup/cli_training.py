@@ -1,0 +1,269 @@
+"""``fog train`` and ``fog evaluate``: their options, and what they call."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, subcommand
+
+from fog_world_model.errors import FogError
+
+if TYPE_CHECKING:
+    from fog_world_model.training.loop import FitResult, LoopConfig
+
+# Everything heavy (torch, MuJoCo) is imported by the command that needs it, so that --help is
+# immediate.
+
+Preset = Literal["tiny", "small", "diamond"]
+LocalPreset = Literal["tiny", "small", "large"]
+
+
+def seconds(text: str) -> float:
+    """``90``, ``90s``, ``10m`` or ``2h`` -> seconds.
+
+    Raises:
+        FogError: It is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not match:
+        raise FogError(f"--time-budget {text}: expected a duration such as 90s, 10m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+@dataclass
+class _Training:
+    """Options that all training commands share."""
+
+    time_budget: str = "6m"
+    """Wall-clock time after which training ends with a checkpoint: 90s, 10m, 2h."""
+    seed: int = 0
+    """Seed of weights and data order."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda."""
+    threads: int = 0
+    """CPU threads; 0: torch's own choice."""
+    resume: bool = False
+    """Go on from the checkpoint in OUTPUT."""
+
+    def loop(self, batch_size: int, learning_rate: float) -> LoopConfig:
+        """Settings of the training loop."""
+        from fog_world_model.training.loop import LoopConfig
+
+        return LoopConfig(
+            time_budget_s=seconds(self.time_budget),
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=self.seed,
+            device=self.device,
+            threads=self.threads,
+        )
+
+
+def _finish(output: Path, result: FitResult) -> int:
+    """Say what a world model's training came to, and give the exit status."""
+    print(f"{output}: {result.step} steps, {result.losses}")
+    return 130 if result.interrupted else 0
+
+
+@dataclass
+class TrainGlobal(_Training):
+    """Fit the global world model: the next frame by diffusion, reward, end and proprioception."""
+
+    store: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
+    """Episode store."""
+    output: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
+    """Checkpoint folder."""
+    preset: Preset = "small"
+    """Size of the model."""
+    batch_size: int = 12
+    """Windows per step."""
+    learning_rate: float = 1e-3
+    """Largest learning rate."""
+
+    def run(self) -> int:
+        """Train."""
+        from fog_world_model.data.episodes import EpisodeStore
+        from fog_world_model.training.train_world_models import train_global
+
+        store = EpisodeStore(self.store)
+        loop = self.loop(self.batch_size, self.learning_rate)
+        result = train_global(store, self.output, loop, preset=self.preset, resume=self.resume)
+        return _finish(self.output, result)
+
+
+@dataclass
+class TrainLocal(_Training):
+    """Fit the local world model: a differentiable recurrent state-space model."""
+
+    store: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
+    """Episode store."""
+    output: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
+    """Checkpoint folder."""
+    preset: LocalPreset = "small"
+    """Size of the model."""
+    batch_size: int = 8
+    """Windows per step."""
+    learning_rate: float = 8e-4
+    """Largest learning rate."""
+
+    def run(self) -> int:
+        """Train."""
+        from fog_world_model.data.episodes import EpisodeStore
+        from fog_world_model.training.train_world_models import train_local
+
+        store = EpisodeStore(self.store)
+        loop = self.loop(self.batch_size, self.learning_rate)
+        result = train_local(store, self.output, loop, preset=self.preset, resume=self.resume)
+        return _finish(self.output, result)
+
+
+@dataclass
+class TrainPolicy(_Training):
+    """Train a policy inside the world models by decoupled first-order gradients."""
+
+    store: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
+    """Episode store: contexts to start from."""
+    output: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
+    """Checkpoint folder; the bundle is written to OUTPUT.bundle."""
+    global_model: Path = tyro.MISSING
+    """Checkpoint of the global model."""
+    local_model: Path = tyro.MISSING
+    """Checkpoint of the local model."""
+    environments: int = 32
+    """Imagined environments (N)."""
+    horizon: int = 16
+    """Steps per update (H)."""
+    sampling_steps: int = 0
+    """Denoising steps per frame; 0: as the model was made."""
+    max_updates: int = 1_000_000
+    """Updates after which training ends."""
+
+    def run(self) -> int:
+        """Train, and export the bundle."""
+        from fog_policy.fog_trainer import FogConfig
+        from fog_policy.train_policy import train_policy
+        from fog_world_model.data.episodes import EpisodeStore
+
+        bundle = self.output.with_name(self.output.name + ".bundle")
+        result = train_policy(
+            EpisodeStore(self.store),
+            self.global_model,
+            self.local_model,
+            self.output,
+            bundle,
+            FogConfig(
+                time_budget_s=seconds(self.time_budget),
+                max_updates=self.max_updates,
+                environments=self.environments,
+                horizon=self.horizon,
+                sampling_steps=self.sampling_steps,
+                seed=self.seed,
+                device=self.device,
+                threads=self.threads,
+            ),
+            resume=self.resume,
+        )
+        print(f"{bundle}: {result.updates} updates, {result.imagined_steps} imagined steps")
+        return 130 if result.interrupted else 0
+
+
+@dataclass
+class Train:
+    """Train a world model or a policy."""
+
+    what: (
+        Annotated[TrainGlobal, subcommand("global")]
+        | Annotated[TrainLocal, subcommand("local")]
+        | Annotated[TrainPolicy, subcommand("policy")]
+    )
+
+    def run(self) -> int:
+        """Train."""
+        return self.what.run()
+
+
+@dataclass
+class EvaluateGlobal:
+    """Open-loop error of a global model by horizon, on held-out episodes."""
+
+    checkpoint: Positional[Path]
+    """Checkpoint of the global model."""
+    store: Positional[Path]
+    """Episode store; its held-out episodes are used."""
+    local_model: Path | None = None
+    """Checkpoint of a local model to compare with."""
+    windows: int = 64
+    """Held-out windows."""
+
+    def run(self) -> int:
+        """Evaluate, and print JSON."""
+        from fog_world_model.data.episodes import EpisodeStore
+        from fog_world_model.evaluation.open_loop import evaluate_open_loop
+        from fog_world_model.training.train_world_models import load_global, load_local
+
+        store = EpisodeStore(self.store)
+        model, _ = load_global(self.checkpoint, store.task)
+        local = load_local(self.local_model, store.task)[0] if self.local_model else None
+        result = evaluate_open_loop(model, store, local=local, windows=self.windows)
+        print(json.dumps(result.figures(), indent=1))
+        return 0
+
+
+@dataclass
+class EvaluatePolicy:
+    """Closed-loop returns of a bundle over ROS topics, beside random commands and standing."""
+
+    bundle: Positional[Path]
+    """Bundle folder."""
+    output: Path
+    """Folder for the records."""
+    episodes: int = 20
+    """Episodes; the same start states for all."""
+    seed: int = 1_000_000
+    """Seed of the first start state."""
+    speed: float = 4.0
+    """Robot seconds per second; 0: as fast as possible."""
+
+    def run(self) -> int:
+        """Evaluate, and print JSON."""
+        from fog_bringup.closed_loop import evaluate_over_ros, evaluate_without_ros
+        from fog_bringup.progress import progress_bar
+        from fog_policy.bundle import load_bundle
+        from fog_policy.evaluation import summarise_returns
+
+        task = load_bundle(self.bundle).task
+        seeds = range(self.seed, self.seed + self.episodes)
+        with progress_bar() as report:
+            records = {
+                "policy": evaluate_over_ros(
+                    task,
+                    self.bundle,
+                    seeds,
+                    output=self.output / "policy.json",
+                    speed=self.speed,
+                    progress=report,
+                )
+            }
+            for name in ("random", "standing"):
+                records[name] = evaluate_without_ros(task, name, seeds, progress=report)
+        print(json.dumps({k: summarise_returns(v) for k, v in records.items()}, indent=1))
+        return 0
+
+
+@dataclass
+class Evaluate:
+    """Measure a world model or a policy."""
+
+    what: (
+        Annotated[EvaluateGlobal, subcommand("global")]
+        | Annotated[EvaluatePolicy, subcommand("policy")]
+    )
+
+    def run(self) -> int:
+        """Evaluate."""
+        return self.what.run()
