@@ -38,7 +38,7 @@ class FogConfig:
     """Wall-clock seconds after which training ends."""
     max_updates: int = 1_000_000
     """Updates after which training ends, if the time does not run out before."""
-    local_share: float = 0.15
+    local_share: float = 0.0
     """Share of the time (and of max_updates) that is spent first in the local model alone: cheap
     steps that are only as right as it is, before the global model takes over."""
     environments: int = 32
@@ -53,7 +53,7 @@ class FogConfig:
     """Denoising steps per frame; 0 takes the global model's own number."""
     gamma: float = 0.97
     lambda_: float = 0.95
-    actor_rate: float = 7e-4
+    actor_rate: float = 5e-4
     critic_rate: float = 1e-3
     critic_passes: int = 4
     """Passes over the rollout per update, in 4 minibatches each."""
@@ -63,7 +63,7 @@ class FogConfig:
     entropy_target: float = -1.0
     """Entropy per action field below which the temperature rises, nats (as a share: times the
     number of fields)."""
-    temperature: float = 1e-2
+    temperature: float = 3e-2
     """Initial weight of the entropy."""
     sample_prior: bool = False
     """Send the gradient through a sample of the prior instead of its mean."""
@@ -74,7 +74,7 @@ class FogConfig:
     refresh_rate: float = 2e-4
     buffer_steps: int = 100_000
     """Imagined steps that are remembered for it."""
-    check_every: int = 50
+    check_every: int = 75
     """Updates between two checks of the gradient against finite differences (0: never)."""
     check_directions: int = 4
     checkpoint_every_s: float = 60.0
