@@ -99,37 +99,47 @@ def world_model_curves(curves: Mapping[str, Curve], theme: Theme) -> Figure:
 def policy_curves(curve: Curve, theme: Theme) -> Figure:
     """Imagined reward by steps and by seconds, and the check of the gradient."""
     figure, (by_steps, by_seconds, gradient) = axes(3.1, 3)
+    steps = _column(curve, "imagined_steps") + _column(curve, "local_steps", 0.0)
     reward = _column(curve, "reward")
-    for place, key, label in (
-        (by_steps, "imagined_steps", "imagined steps"),
-        (by_seconds, "seconds", "training time, s"),
+    for place, x, label in (
+        (by_steps, steps, "imagined steps, both models"),
+        (by_seconds, _column(curve, "seconds"), "training time, s"),
     ):
-        if len(curve):
-            x = _column(curve, key)
-            place.plot(x, reward, color=theme.blue, linewidth=0.8, alpha=0.45, label="update")
-            place.plot(x, _smooth(reward), color=theme.blue, label="running mean")
-        else:
+        for name, rows, color in (
+            ("in the local model alone", ~in_global(curve), theme.green),
+            ("global model ahead", in_global(curve), theme.blue),
+        ):
+            if rows.any():
+                place.plot(x[rows], reward[rows], color=color, linewidth=0.8, alpha=0.4)
+                place.plot(x[rows], _smooth(reward[rows]), color=color, label=name)
+        if not len(curve):
             _nothing(place, "no update", theme)
         place.set(xlabel=label)
-        place.xaxis.set_major_locator(MaxNLocator(5))
+        place.xaxis.set_major_locator(MaxNLocator(4))
+        place.set_ylim(bottom=min(0.0, place.get_ylim()[0]))
     by_steps.set(title="Imagined reward per step", ylabel="reward (higher is better)")
     by_seconds.set_title("The same over time")
-    legend(by_seconds, loc="lower right")
-    checked = [e for e in curve if is_finite(e.get("gradient_cosine"))]
+    legend(by_seconds, loc="lower left")
+    rows = np.array([is_finite(e.get("gradient_cosine")) for e in curve], np.bool_)
     gradient.axhline(0, color=theme.muted, linewidth=1)
-    if checked:
-        cosine = _column(checked, "gradient_cosine")
-        x = _column(checked, "imagined_steps")
-        gradient.scatter(x, cosine, s=24, color=theme.blue, zorder=3)
+    if rows.any():
+        cosine = _column(curve, "gradient_cosine")[rows]
         mean = float(cosine.mean())
+        gradient.scatter(steps[rows], cosine, s=24, color=theme.blue, zorder=3)
         gradient.axhline(mean, color=theme.blue, linestyle="--", linewidth=1.2)
         gradient.set_title(f"Gradient check: mean {mean:.2f}")
     else:
         gradient.set_title("Gradient check")
         _nothing(gradient, "not checked", theme)
-    gradient.set(ylabel="cosine", xlabel="imagined steps", ylim=(-1.05, 1.05))
+    gradient.set(xlabel="imagined steps, both models", ylabel="cosine", ylim=(-1.05, 1.05))
     gradient.xaxis.set_major_locator(MaxNLocator(4))
     return figure
+
+
+def in_global(curve: Curve) -> npt.NDArray[np.bool_]:
+    """``[update]``: whether the global model took part; before, the local one may be alone."""
+    steps = _column(curve, "imagined_steps")
+    return np.diff(steps, prepend=0.0) > 0
 
 
 def returns(
@@ -169,7 +179,7 @@ def returns(
         spread = 1.96 * rewards.std(axis=0) / np.sqrt(len(rewards))
         seconds = np.arange(1, len(middle) + 1) / float(records[name]["control_hz"])
         right.fill_between(
-            seconds, middle - spread, middle + spread, color=color, alpha=0.18, linewidth=0
+            seconds, middle - spread, middle + spread, color=color, alpha=0.15, linewidth=0
         )
         right.plot(seconds, middle, color=color, label=name)
     left.set_yticks(range(len(CONTROLLERS)), CONTROLLERS)
@@ -233,11 +243,17 @@ def latency(control: Mapping[str, Any], theme: Theme) -> Figure:
 
 
 def costs(seconds: Mapping[str, float], steps: Mapping[str, int], theme: Theme) -> Figure:
-    """Seconds of each stage, and real steps beside imagined ones."""
+    """Seconds of each stage, and real steps beside imagined ones.
+
+    Args:
+        seconds: Stage -> seconds; ``total`` is left out.
+        steps: Kind, in words -> control steps; the real ones first.
+        theme: Colours.
+    """
     stages = {k.replace("_", " "): float(v) for k, v in seconds.items() if k != "total"}
-    taken = {f"{name} steps": float(steps[name]) for name in ("real", "imagined") if name in steps}
-    height = 0.75 + 0.27 * max(len(stages), len(taken) + 1)
-    figure, (left, right) = axes(height, 2, width_ratios=(1.5, 1))
+    taken = {k: float(v) for k, v in steps.items()}
+    rows = max(len(stages), len(taken))
+    figure, (left, right) = axes(0.75 + 0.27 * rows, 2, width_ratios=(1.4, 1))
     everything = sum(stages.values()) or 1.0
     _bars(
         left,
@@ -247,10 +263,11 @@ def costs(seconds: Mapping[str, float], steps: Mapping[str, int], theme: Theme) 
         theme,
     )
     left.set(title=f"Time: {duration(everything)} in all", xlabel="seconds")
-    _bars(
-        right, taken, [theme.orange, theme.blue], {k: f"{v:,.0f}" for k, v in taken.items()}, theme
-    )
-    right.set(title="Experience", xlabel="steps")
+    colors = [theme.orange, theme.green, theme.blue][-len(taken) :]
+    _bars(right, taken, colors, {k: f"{v:,.0f}" for k, v in taken.items()}, theme)
+    right.set(title="Experience", xlabel="control steps")
+    for place in (left, right):
+        place.set_ylim(rows - 0.4, -0.6)  # bars of the same thickness
     return figure
 
 
@@ -273,7 +290,6 @@ def _bars(
         list(values), list(values.values()), color=list(colors)[: len(values)], height=0.62
     )
     place.bar_label(bars, [labels[k] for k in values], padding=5, fontsize=8.5, color=theme.ink)
-    place.invert_yaxis()
     place.grid(axis="y", visible=False)
     place.tick_params(axis="y", labelcolor=theme.ink, length=0)
     place.xaxis.set_major_locator(MaxNLocator(4))
@@ -284,10 +300,10 @@ def _color(controller: str, theme: Theme) -> str:
     return {"policy": theme.blue, "random": theme.orange, "standing": theme.grey}[controller]
 
 
-def _column(curve: Curve, key: str) -> npt.NDArray[np.float64]:
-    """``[entry]``; NaN, which is not drawn, where an entry lacks the value."""
+def _column(curve: Curve, key: str, missing: float = np.nan) -> npt.NDArray[np.float64]:
+    """``[entry]``; NaN is not drawn."""
     values = [entry.get(key) for entry in curve]
-    return np.array([v if is_finite(v) else np.nan for v in values], np.float64)
+    return np.array([v if is_finite(v) else missing for v in values], np.float64)
 
 
 def _smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

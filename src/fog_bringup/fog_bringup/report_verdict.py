@@ -48,8 +48,10 @@ def claims(report: Mapping[str, Any]) -> list[Claim]:
 
 def headline(judged: Sequence[Claim]) -> str:
     """Say in one sentence how many claims hold, and name those that do not."""
-    failed = [c.title for c in judged if c.holds is False]
-    unknown = [c.title for c in judged if c.holds is None]
+    failed, unknown = (
+        [c.title[0].lower() + c.title[1:] for c in judged if c.holds is state]
+        for state in (False, None)
+    )
     if not failed and not unknown:
         return f"All {len(judged)} checks hold."
     text = f"{sum(c.holds is True for c in judged)} of {len(judged)} checks hold."
@@ -103,7 +105,7 @@ def _policy(returns: Mapping[str, Mapping[str, Any]]) -> Claim:
     return Claim(
         title,
         all(policy["low"] > returns[name]["high"] for name in BASELINES),
-        f"return {policy['mean']:.{places}f} against {best:.{places}f}",
+        f"{policy['mean']:.{places}f} against {best:.{places}f}",
         detail,
     )
 
@@ -119,13 +121,13 @@ def _world_model(figures: Mapping[str, Any]) -> Claim:
         model, copy = measured[h]
         verdict = "closer" if model > copy else "not closer"
         parts.append(f"{verdict} at {h} steps ({model:.1f} dB against {copy:.1f} dB)")
-    detail = f"On held-out episodes its frames come {' and '.join(parts)}."
+    detail = f"On held-out episodes its frames are {' and '.join(parts)}."
     each = _pairs(figures, "_per_window")
     lost = [h for h in HORIZONS if h in each and each[h][0] <= each[h][1]]
     if lost:
         # Another fair way to average tells another story: say so.
         detail += (
-            " Averaged over each window's own ratio instead, it is not, at "
+            " By the mean of each window's own ratio they are not closer at "
             + " and ".join(f"{h} ({each[h][0]:.1f} against {each[h][1]:.1f} dB)" for h in lost)
             + " steps."
         )

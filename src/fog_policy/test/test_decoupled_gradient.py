@@ -129,8 +129,9 @@ def test_gradient_is_the_local_worlds_when_the_worlds_differ() -> None:
     mixed = rollout(policy, LinearSystem(start, ends), wrong, state, noise)
     assert torch.equal(same.rewards, mixed.rewards), "values come from the global world alone"
     gradients = [
-        torch.autograd.grad(objective(f, torch.zeros(1, dtype=torch.float64), gamma=GAMMA),
-                            policy.weight)[0]
+        torch.autograd.grad(
+            objective(f, torch.zeros(1, dtype=torch.float64), gamma=GAMMA), policy.weight
+        )[0]
         for f in (same, mixed)
     ]
     assert not torch.allclose(*gradients), "gradients come from the local world"
@@ -158,7 +159,8 @@ def test_forward_values_equal_a_gradient_free_rollout(
     noise = torch.randn(6, tiny_env.environments, 3)
     before = tiny_env.snapshot()
     flow = rollout(actor, tiny_env, local, state, noise)
-    assert flow.rewards.requires_grad and flow.next_features.requires_grad
+    assert flow.rewards.requires_grad
+    assert flow.next_features.requires_grad
 
     tiny_env.restore(before)
     with torch.no_grad():
@@ -213,7 +215,8 @@ def test_gradient_check_leaves_everything_as_it_was(
     )  # fmt: skip
     assert -1.0 <= cosine <= 1.0
     after = tiny_env.snapshot()
-    assert torch.equal(before[0].frames, after[0].frames) and before[2] == after[2]
+    assert torch.equal(before[0].frames, after[0].frames)
+    assert before[2] == after[2]
     assert torch.equal(before[3], after[3])
     for old, new in zip(parameters, actor.parameters(), strict=True):
         torch.testing.assert_close(old, new.detach(), rtol=1e-5, atol=1e-6)

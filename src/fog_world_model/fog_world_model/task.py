@@ -79,7 +79,7 @@ class ActionConfig:
         )
 
     def to_normalised(self, command: npt.ArrayLike) -> FloatArray:
-        """Map a physical command, ``[..., field]``, to [-1, 1]; outside the bounds it is clipped."""
+        """Map a physical command, ``[..., field]``, to [-1, 1]; beyond the bounds it is clipped."""
         low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
         action = (np.asarray(command, np.float32) - low) / (high - low) * 2.0 - 1.0
         return np.clip(action, -1.0, 1.0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""From bags to episodes: what was recorded comes out where it belongs, or the error says why not."""
+"""From bags to episodes: what was recorded comes out where it belongs, or an error says why not."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
 MS = 1_000_000
+BOOL = "std_msgs/msg/Bool"
 SIZE = 32  # the images are recorded at twice the task's size
 
 Logged = tuple[int, str, str, Any]
@@ -82,7 +83,7 @@ class Truth:
             end = self.ends and tick == 4 * self.steps
             found += [
                 (arrival + 1, "/task/reward", "std_msgs/msg/Float32", self.reward(tick)),
-                (arrival + 2, "/task/end", "std_msgs/msg/Bool", make("std_msgs/msg/Bool", data=end)),
+                (arrival + 2, "/task/end", BOOL, make(BOOL, data=end)),
                 (
                     arrival + 3,
                     "/task/episode",
@@ -230,7 +231,7 @@ def test_an_end_without_a_marker_cuts_the_episode(tmp_path: Path, tiny_task: Tas
         if topic != "/task/end"
     ]
     still = [
-        (m[0] + 5, "/task/end", "std_msgs/msg/Bool", make("std_msgs/msg/Bool", data=True))
+        (m[0] + 5, "/task/end", BOOL, make(BOOL, data=True))
         for m in after
         if m[1] == "/task/reward"
     ]

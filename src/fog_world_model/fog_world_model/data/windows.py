@@ -34,7 +34,7 @@ class Windows:
 
 
 def to_float_image(image: Tensor) -> Tensor:
-    """uint8 ``[..., height, width, channel]`` -> float in [-1, 1] ``[..., channel, height, width]``."""
+    """Scale uint8 ``[..., height, width, channel]`` to [-1, 1], channel before height."""
     return image.movedim(-1, -3).float().div_(127.5).sub_(1.0).contiguous()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
+import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 

@@ -155,9 +155,7 @@ class GlobalModel(nn.Module):
         losses["total"] = torch.stack(list(losses.values())).sum()
         return losses
 
-    def _denoise(
-        self, windows: Windows, context: Tensor, steps: range
-    ) -> tuple[Tensor, Tensor]:
+    def _denoise(self, windows: Windows, context: Tensor, steps: range) -> tuple[Tensor, Tensor]:
         """Denoise frame t + 1 for each t of ``steps`` in one batch.
 
         Args:

@@ -41,7 +41,8 @@ class Sampler:
     @property
     def sigmas(self) -> Tensor:
         """``[steps + 1]`` noise levels, largest first, 0 last."""
-        return self._scheduler.sigmas
+        sigmas: Tensor = self._scheduler.sigmas
+        return sigmas
 
     @torch.no_grad()
     def sample(
@@ -68,9 +69,7 @@ class Sampler:
         scheduler.set_timesteps(self.config.steps)  # rewinds it to the first step
         scheduler.is_scale_input_called = True  # the denoiser scales its input itself
         last = context[:, -1]
-        noise = torch.randn(
-            last.shape, generator=generator, device=last.device, dtype=last.dtype
-        )
+        noise = torch.randn(last.shape, generator=generator, device=last.device, dtype=last.dtype)
         sample = noise * float(scheduler.sigmas[0])
         for i, timestep in enumerate(scheduler.timesteps):
             sigma = scheduler.sigmas[i].to(sample.device).expand(len(sample))

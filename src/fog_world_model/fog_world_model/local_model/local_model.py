@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fog_world_model.data.windows import Windows
@@ -117,9 +117,7 @@ class LocalModel(nn.Module):
         previous = torch.zeros_like(windows.action[:, 0])
         steps = []
         for t in range(time):
-            state, prior, posterior = self.observe(
-                state, previous, embedding[:, t], sample=sample
-            )
+            state, prior, posterior = self.observe(state, previous, embedding[:, t], sample=sample)
             previous = windows.action[:, t]
             steps.append((state, prior, posterior))
         states, priors, posteriors = zip(*steps, strict=True)
@@ -128,7 +126,9 @@ class LocalModel(nn.Module):
                 torch.stack([s.deterministic for s in states], 1),
                 torch.stack([s.stochastic for s in states], 1),
             ),
-            Gaussian(torch.stack([p.mean for p in priors], 1), torch.stack([p.std for p in priors], 1)),
+            Gaussian(
+                torch.stack([p.mean for p in priors], 1), torch.stack([p.std for p in priors], 1)
+            ),
             Gaussian(
                 torch.stack([p.mean for p in posteriors], 1),
                 torch.stack([p.std for p in posteriors], 1),

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fog_world_model.local_model.encoder import mlp

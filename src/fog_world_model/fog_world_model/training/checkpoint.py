@@ -150,19 +150,23 @@ def open_checkpoint(
         old.rename(path)
     file = path / MANIFEST
     try:
-        manifest = json.loads(file.read_text())
+        manifest = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise FogError(
             f"checkpoint {path}: has no {MANIFEST} ({error.strerror}); "
             f"make one with 'fog train {kind}'"
         ) from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even text
         raise FogError(f"checkpoint file {file}: not valid JSON: {error}") from error
+    if not isinstance(manifest, dict):
+        raise FogError(f"checkpoint file {file}: not a manifest but {type(manifest).__name__}")
     for key, expected in (("format", FORMAT), ("kind", kind)):
         if manifest.get(key) != expected:
             raise FogError(
                 f"checkpoint {path}: {key} is {manifest.get(key)!r}, expected {expected!r}"
             )
+    if missing := {"task", "normalisation"} - set(manifest):
+        raise FogError(f"checkpoint file {file}: {', '.join(sorted(missing))} is missing")
     checkpoint = Checkpoint(path, manifest)
     if task is not None:
         task.require_same(checkpoint.task, f"checkpoint {path}")

@@ -16,11 +16,19 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from fog_world_model.errors import FogError
+from fog_world_model.task import task_from_dict
 from fog_world_model.training.checkpoint import open_checkpoint, save_checkpoint
 
 
@@ -30,12 +38,14 @@ class LoopConfig:
 
     time_budget_s: float = 360.0
     """Wall-clock seconds after which training ends with a checkpoint."""
-    max_steps: int = 1_000_000
-    """Optimiser steps after which training ends, if the time does not run out before."""
+    max_steps: int | None = None
+    """Optimiser steps after which training ends, if the time does not run out before. When given,
+    the learning rate follows the steps and not the time, so that a run on the CPU can be repeated
+    bit for bit."""
     batch_size: int = 32
     learning_rate: float = 5e-4
     weight_decay: float = 1e-2
-    warmup_steps: int = 100
+    warmup_steps: int = 30
     gradient_clip: float = 1.0
     """Largest norm of the gradient."""
     ema_decay: float = 0.995
@@ -191,9 +201,13 @@ def fit(
     raw: nn.Module = accelerator.unwrap_model(model)
     ema = {k: v.detach().clone() for k, v in raw.state_dict().items()}
     torch.manual_seed(config.seed)
-    step, before, curve = 0, 0.0, []
+    step, before, done = 0, 0.0, 0.0
+    curve: list[dict[str, float]] = []
+    averages: dict[str, float] = {}
     if resume:
-        step, before, curve = _resume(output, str(manifest["kind"]), raw, ema, optimiser, sampler)
+        found = _resume(output, manifest, raw, ema, optimiser, sampler)
+        step, before = int(found["step"]), float(found["seconds"])
+        curve, averages = list(found["curve"]), dict(found["averages"])
 
     def save() -> None:
         state = {"random": torch.get_rng_state()}
@@ -208,6 +222,7 @@ def fit(
                 "step": step,
                 "seconds": seconds(),
                 "curve": curve,
+                "averages": averages,
                 "sampler": sampler.generator_state,
             },
         )
@@ -215,15 +230,17 @@ def fit(
     def seconds() -> float:
         return before + time.monotonic() - begun
 
-    begun = time.monotonic()
-    saved, averages = begun, {}
+    begun = saved = time.monotonic()
     writer = SummaryWriter(str(Path(output).with_name(Path(output).name + ".tensorboard")))
     raw.train()
     with stop_on_signal() as stopped, progress_bar(description) as show:
-        while step < config.max_steps and seconds() < config.time_budget_s and not stopped():
-            done = max(step / config.max_steps, seconds() / config.time_budget_s)
+        while _goes_on(config, step, seconds()) and not stopped():
+            elapsed = seconds() / config.time_budget_s
+            of_steps = step / config.max_steps if config.max_steps else None
+            done = max(elapsed, of_steps or 0.0)
+            place = elapsed if of_steps is None else of_steps
             for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * _schedule(step, done, config.warmup_steps)
+                group["lr"] = config.learning_rate * _schedule(step, place, config.warmup_steps)
             losses = _step(accelerator, model, loss, sampler, optimiser, config, device, step)
             step += 1
             _average(ema, raw, min(config.ema_decay, (1 + step) / (10 + step)))
@@ -248,6 +265,11 @@ def fit(
     return FitResult(step, seconds(), averages, curve, interrupted)
 
 
+def _goes_on(config: LoopConfig, step: int, seconds: float) -> bool:
+    """Whether neither the steps nor the time are used up."""
+    return seconds < config.time_budget_s and (config.max_steps is None or step < config.max_steps)
+
+
 def _step(
     accelerator: Accelerator,
     model: nn.Module,
@@ -270,7 +292,12 @@ def _step(
             )
         optimiser.zero_grad(set_to_none=True)
         accelerator.backward(losses["total"])
-        accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
+        norm = float(accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip))
+        if not math.isfinite(norm):  # one such step would make every weight NaN
+            raise FogError(
+                f"training step {step}: the gradient is not finite (norm {norm}, loss "
+                f"{values['total']}); the last checkpoint is kept. Lower --learning-rate"
+            )
         optimiser.step()
     except torch.cuda.OutOfMemoryError as error:
         raise FogError(
@@ -297,13 +324,15 @@ def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
 
 def _resume(
     output: str | os.PathLike[str],
-    kind: str,
+    manifest: Mapping[str, Any],
     model: nn.Module,
     ema: dict[str, Tensor],
     optimiser: Any,
     sampler: Sampler,
-) -> tuple[int, float, list[dict[str, float]]]:
-    checkpoint = open_checkpoint(output, kind)
+) -> dict[str, Any]:
+    """Put everything back as it was saved; return the checkpoint's manifest."""
+    task = task_from_dict(manifest["task"])
+    checkpoint = open_checkpoint(output, str(manifest["kind"]), task)
     checkpoint.load_into(model, "model")
     ema.update({k: v.to(ema[k].device) for k, v in checkpoint.tensors("ema").items()})
     state = checkpoint.tensors("training")
@@ -316,5 +345,4 @@ def _resume(
             }
     torch.set_rng_state(state["random"])
     sampler.generator_state = checkpoint.manifest["sampler"]
-    manifest = checkpoint.manifest
-    return int(manifest["step"]), float(manifest["seconds"]), list(manifest["curve"])
+    return checkpoint.manifest

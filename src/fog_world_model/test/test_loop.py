@@ -1,0 +1,384 @@
+"""The training loop: an interrupted run goes on as if nothing had happened; nothing bad is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fog_world_model.data.episodes import EpisodeStore
+from fog_world_model.errors import FogError
+from fog_world_model.task import TaskConfig, task_from_dict
+from fog_world_model.training import checkpoint as checkpoint_module
+from fog_world_model.training.checkpoint import open_checkpoint, save_checkpoint
+from fog_world_model.training.loop import FitResult, LoopConfig, _schedule, fit
+from fog_world_model.training.train_world_models import (
+    load_global,
+    load_local,
+    train_global,
+    train_local,
+)
+
+STEPS = 120
+CONFIG = LoopConfig(max_steps=STEPS, batch_size=4, warmup_steps=10, device="cpu")
+
+
+class Numbers:
+    """Draws batches of random numbers."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._generator = np.random.default_rng(seed)
+
+    @property
+    def generator_state(self) -> dict[str, object]:
+        return dict(self._generator.bit_generator.state)
+
+    @generator_state.setter
+    def generator_state(self, state: dict[str, object]) -> None:
+        self._generator.bit_generator.state = state
+
+    def sample(self, batch: int, device: torch.device | str) -> Tensor:
+        return torch.from_numpy(self._generator.normal(size=(batch, 3)).astype(np.float32))
+
+
+class Toy(nn.Module):
+    """Learns the sum of three numbers; dropout makes it depend on torch's generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body = nn.Sequential(
+            nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1)
+        )
+        self.calls = 0
+        self.at_call: dict[int, Callable[[], None]] = {}
+        self.factor = 1.0
+
+    def loss(self, batch: Tensor) -> dict[str, Tensor]:
+        self.calls += 1
+        self.at_call.get(self.calls, lambda: None)()
+        error = (self.body(batch).squeeze(-1) - batch.sum(-1)).square().mean()
+        return {"error": error, "total": self.factor * error}
+
+
+def manifest(task: TaskConfig, kind: str = "local") -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "task": task.to_dict(),
+        "normalisation": {"mean": [0.0], "std": [1.0]},
+    }
+
+
+def train(
+    toy: Toy,
+    path: Path,
+    task: TaskConfig,
+    config: LoopConfig = CONFIG,
+    *,
+    resume: bool = False,
+    kind: str = "local",
+) -> FitResult:
+    return fit(
+        toy,
+        toy.loss,
+        Numbers(),
+        config,
+        path,
+        manifest(task, kind),
+        description="toy",
+        resume=resume,
+    )
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in path.iterdir()}
+
+
+def without_time(curve: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in curve]
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_an_interrupted_run_equals_an_uninterrupted_one(
+    tmp_path: Path, tiny_task: TaskConfig
+) -> None:
+    """Losses, weights and averaged weights, bit for bit; interrupted twice, once by SIGTERM."""
+    whole = Toy()
+    expected = train(whole, tmp_path / "whole", tiny_task)
+    assert expected.step == STEPS
+    assert not expected.interrupted
+    assert [row["step"] for row in expected.curve] == [50, 100]
+
+    handler = signal.getsignal(signal.SIGTERM)
+    first = Toy()
+    first.at_call[30] = stop
+    part = train(first, tmp_path / "part", tiny_task)
+    assert part.interrupted
+    assert part.step == 30
+    assert signal.getsignal(signal.SIGTERM) is handler
+    checkpoint = open_checkpoint(tmp_path / "part", "local", tiny_task)
+    assert checkpoint.manifest["step"] == 30
+    assert sorted(p.name for p in tmp_path.iterdir() if "part" in p.name) == [
+        "part", "part.tensorboard",
+    ]  # fmt: skip
+
+    second = Toy()
+    second.at_call[41] = lambda: signal.raise_signal(signal.SIGINT)
+    assert train(second, tmp_path / "part", tiny_task, resume=True).step == 71
+    third = Toy()
+    torch.rand(17)  # what happened to torch's generator in between does not matter
+    result = train(third, tmp_path / "part", tiny_task, resume=True)
+    assert third.calls == STEPS - 71
+    assert result.step == STEPS
+    assert without_time(result.curve) == without_time(expected.curve)
+    assert result.losses == expected.losses
+    for name in ("model", "ema", "training"):
+        left = open_checkpoint(tmp_path / "whole", "local").tensors(name)
+        right = open_checkpoint(tmp_path / "part", "local").tensors(name)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[k], right[k]) for k in left), name
+    for mine, theirs in zip(whole.parameters(), third.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_it_learns_and_ends_with_the_averaged_weights(
+    tmp_path: Path, tiny_task: TaskConfig
+) -> None:
+    toy = Toy()
+    result = train(toy, tmp_path / "toy", tiny_task)
+    assert result.curve[-1]["error"] < 0.7 * result.curve[0]["error"]
+    checkpoint = open_checkpoint(tmp_path / "toy", "local")
+    averaged, last = checkpoint.tensors("ema"), checkpoint.tensors("model")
+    assert not toy.training
+    for key, value in toy.state_dict().items():
+        assert torch.equal(value, averaged[key])
+    assert not torch.equal(averaged["body.0.weight"], last["body.0.weight"])
+    assert averaged["body.1.num_batches_tracked"] == STEPS
+
+
+def test_another_seed_is_another_run(tmp_path: Path, tiny_task: TaskConfig) -> None:
+    short = dataclasses.replace(CONFIG, max_steps=5)
+    losses = [
+        train(Toy(), tmp_path / str(seed), tiny_task, dataclasses.replace(short, seed=seed)).losses
+        for seed in (0, 0, 1)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize(
+    ("step", "done", "expected"),
+    [
+        (0, 0.0, 0.01),  # the first of 100 steps of warm-up
+        (49, 0.0, 0.5),
+        (99, 0.0, 1.0),
+        (500, 0.5, 0.525),  # half of the cosine: 0.05 + 0.95 / 2
+        (1000, 1.0, 0.05),
+        (2000, 2.0, 0.05),
+    ],
+)
+def test_learning_rate_by_hand(step: int, done: float, expected: float) -> None:
+    assert _schedule(step, done, warmup=100) == pytest.approx(expected)
+
+
+def test_the_learning_rate_follows_the_steps_when_they_are_given(
+    tmp_path: Path, tiny_task: TaskConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[float] = []
+
+    def spy(step: int, done: float, warmup: int) -> float:
+        places.append(done)
+        return 1.0
+
+    monkeypatch.setattr("fog_world_model.training.loop._schedule", spy)
+    train(Toy(), tmp_path / "a", tiny_task, dataclasses.replace(CONFIG, max_steps=4))
+    assert places == [0.0, 0.25, 0.5, 0.75]
+    places.clear()
+    timed = dataclasses.replace(CONFIG, max_steps=None, time_budget_s=0.3)
+    result = train(Toy(), tmp_path / "b", tiny_task, timed)
+    assert result.step == len(places) > 1
+    assert places == sorted(places)
+    assert 0.5 < places[-1] < 1.0
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path: Path, tiny_task: TaskConfig) -> None:
+    """Five good steps, then two more, then NaN: the checkpoint of the five is kept."""
+    path = tmp_path / "toy"
+    train(Toy(), path, tiny_task, dataclasses.replace(CONFIG, max_steps=5))
+    before = content(path)
+    toy = Toy()
+
+    def spoil() -> None:
+        toy.factor = float("nan")
+
+    toy.at_call[3] = spoil
+    with pytest.raises(FogError, match=r"^training step 7: the loss is not finite .*'total': nan"):
+        train(toy, path, tiny_task, resume=True)
+    assert content(path) == before
+    assert open_checkpoint(path, "local").manifest["step"] == 5
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_gradient_that_is_not_finite_stops(tmp_path: Path, tiny_task: TaskConfig) -> None:
+    """The root has an infinite slope at 0, where its value is fine: no weight may see it."""
+    toy = Toy()
+    true_loss = toy.loss
+
+    def loss(batch: Tensor) -> dict[str, Tensor]:
+        losses = true_loss(batch)
+        if toy.calls == 4:
+            losses["total"] = losses["total"] + (toy.body[0].bias * 0).sum().sqrt()
+        return losses
+
+    config = dataclasses.replace(CONFIG, max_steps=10, checkpoint_every_s=0.0)
+    with pytest.raises(FogError, match=r"^training step 3: the gradient is not finite \(norm nan"):
+        fit(toy, loss, Numbers(), config, tmp_path / "toy", manifest(tiny_task), description="toy")
+    checkpoint = open_checkpoint(tmp_path / "toy", "local")
+    assert checkpoint.manifest["step"] == 3
+    assert all(torch.isfinite(v).all() for v in checkpoint.tensors("model").values())
+
+
+def test_a_checkpoint_of_another_kind_or_task_is_not_resumed(
+    tmp_path: Path, tiny_task: TaskConfig
+) -> None:
+    path = tmp_path / "toy"
+    short = dataclasses.replace(CONFIG, max_steps=3)
+    train(Toy(), path, tiny_task, short, kind="global")
+    with pytest.raises(FogError, match=rf"checkpoint {path}: kind is 'global', expected 'local'"):
+        train(Toy(), path, tiny_task, resume=True)
+    other = task_from_dict({**tiny_task.to_dict(), "name": "other"})
+    with pytest.raises(FogError, match=rf"checkpoint {path} was made for task 'tiny'"):
+        train(Toy(), path, other, resume=True, kind="global")
+    with pytest.raises(FogError, match=r"nothing: has no manifest\.json .*fog train local"):
+        train(Toy(), tmp_path / "nothing", tiny_task, resume=True)
+    assert open_checkpoint(path, "global").manifest["step"] == 3
+
+
+def saved(path: Path, task: TaskConfig, value: float = 1.0) -> None:
+    save_checkpoint(path, {"model": {"w": torch.full((2,), value)}}, manifest(task))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b'{"format": 1, "ki', r"manifest\.json: not valid JSON"),
+        (b"\xff\xfe\x00", r"manifest\.json: not valid JSON"),
+        (b"[1, 2]", r"manifest\.json: not a manifest but list"),
+        (b"{}", "format is None, expected 1"),
+        (b'{"format": 7, "kind": "local"}', "format is 7, expected 1"),
+        (b'{"format": 1, "kind": "local"}', r"manifest\.json: normalisation, task is missing"),
+        (b'{"format": 1, "kind": "local", "task": {}, "normalisation": {}}', "name is missing"),
+    ],
+)
+def test_damaged_manifest(
+    text: bytes, expected: str, tmp_path: Path, tiny_task: TaskConfig
+) -> None:
+    saved(tmp_path / "c", tiny_task)
+    (tmp_path / "c" / "manifest.json").write_bytes(text)
+    with pytest.raises(FogError, match=rf"{tmp_path / 'c'}.*{expected}"):
+        open_checkpoint(tmp_path / "c", "local", tiny_task)
+
+
+def test_damaged_or_missing_tensors(tmp_path: Path, tiny_task: TaskConfig) -> None:
+    saved(tmp_path / "c", tiny_task)
+    checkpoint = open_checkpoint(tmp_path / "c", "local", tiny_task)
+    file = tmp_path / "c" / "model.safetensors"
+    assert checkpoint.tensors("model")["w"].tolist() == [1.0, 1.0]
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(FogError, match=rf"checkpoint file {file}: cannot be read"):
+        checkpoint.tensors("model")
+    file.unlink()
+    with pytest.raises(FogError, match=rf"checkpoint file {file}: cannot be read"):
+        checkpoint.tensors("model")
+    saved(tmp_path / "c", tiny_task)
+    with pytest.raises(FogError, match=rf"checkpoint {tmp_path / 'c'}: does not fit the model"):
+        checkpoint.load_into(nn.Linear(2, 2), "model")
+
+
+def test_a_full_disk_keeps_the_older_checkpoint(
+    tmp_path: Path, tiny_task: TaskConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "c", tiny_task, 1.0)
+    before = content(tmp_path / "c")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    with pytest.raises(
+        FogError, match=rf"checkpoint {tmp_path / 'c'}: cannot be written.*No space"
+    ):
+        saved(tmp_path / "c", tiny_task, 2.0)
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+    assert content(tmp_path / "c") == before
+
+
+def test_killed_between_the_two_renames(tmp_path: Path, tiny_task: TaskConfig) -> None:
+    """The older checkpoint was moved away, the new one not yet in place."""
+    saved(tmp_path / "c", tiny_task, 1.0)
+    (tmp_path / "c").rename(tmp_path / "c.old")
+    assert open_checkpoint(tmp_path / "c", "local").tensors("model")["w"].tolist() == [1.0, 1.0]
+    saved(tmp_path / "c", tiny_task, 2.0)
+    assert open_checkpoint(tmp_path / "c", "local").tensors("model")["w"].tolist() == [2.0, 2.0]
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_manifest_says_where_it_comes_from(tmp_path: Path, tiny_task: TaskConfig) -> None:
+    saved(tmp_path / "c", tiny_task)
+    found = json.loads((tmp_path / "c" / "manifest.json").read_text())
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert {"python", "diffusers", "numpy"} <= set(found["versions"])
+    assert len(found["commit"]) in (len("unknown"), 40)
+
+
+def test_world_models_are_trained_and_loaded(tmp_path: Path, coded_store: EpisodeStore) -> None:
+    """Of both kinds: what is loaded computes what was trained."""
+    loop = LoopConfig(max_steps=2, batch_size=2, device="cpu")
+    train_global(coded_store, tmp_path / "global", loop, preset="tiny")
+    train_local(coded_store, tmp_path / "local", loop, preset="tiny", window=5)
+    task = coded_store.task
+    world, checkpoint = load_global(tmp_path / "global", task)
+    assert checkpoint.manifest["data_hash"] == coded_store.data_hash
+    np.testing.assert_array_equal(checkpoint.normalisation.mean, coded_store.normalisation.mean)
+    assert world.config.denoiser.channels == (16, 32)
+    assert float(world.denoiser.residual_std) != pytest.approx(0.2)  # it was measured
+    assert not any(p.requires_grad for p in world.parameters())
+    averaged = checkpoint.tensors("ema")
+    assert all(torch.equal(v, averaged[k]) for k, v in world.state_dict().items())
+    local, checkpoint = load_local(tmp_path / "local", task)
+    averaged = checkpoint.tensors("ema")
+    assert all(torch.equal(v, averaged[k]) for k, v in local.state_dict().items())
+    other = task_from_dict({**task.to_dict(), "name": "other"})
+    for load in (load_global, load_local):
+        with pytest.raises(FogError, match="was made for task 'tiny'"):
+            load(tmp_path / load.__name__.removeprefix("load_"), other)
+    with pytest.raises(FogError, match="kind is 'local', expected 'global'"):
+        load_global(tmp_path / "local")
+    more = dataclasses.replace(loop, max_steps=3)
+    with pytest.raises(FogError, match="does not fit the model"):
+        train_local(coded_store, tmp_path / "local", more, preset="small", window=5, resume=True)
+
+
+def test_options_that_do_not_exist(tmp_path: Path, coded_store: EpisodeStore) -> None:
+    loop = LoopConfig(max_steps=1, device="cpu")
+    with pytest.raises(FogError, match="--preset huge: known are tiny, small"):
+        train_global(coded_store, tmp_path / "x", loop, preset="huge")
+    with pytest.raises(FogError, match="--preset huge: known are tiny, small"):
+        train_local(coded_store, tmp_path / "x", loop, preset="huge")
+    wrong = dataclasses.replace(loop, device="abacus")
+    with pytest.raises(FogError, match="--device abacus: not available here"):
+        train_local(coded_store, tmp_path / "x", wrong, preset="tiny", window=5)
+    with pytest.raises(FogError, match="no training episode has 50 steps"):
+        train_local(coded_store, tmp_path / "x", loop, preset="tiny", window=50)
+    assert list(tmp_path.iterdir()) == []
