@@ -28,7 +28,9 @@ from fog_world_model.task import TaskConfig
 
 @pytest.fixture(scope="module")
 def reach_cube() -> TaskConfig:
-    return find_task("reach_cube")
+    """The demo's task, with starts that look anywhere: the tests need a cube behind too."""
+    task = find_task("reach_cube")
+    return dataclasses.replace(task, options={**task.options, "start_bearing_deg": 180.0})
 
 
 @pytest.fixture(scope="module")
@@ -375,3 +377,23 @@ def test_find_task_by_name_and_by_path(tmp_path: Path, reach_cube: TaskConfig) -
 def test_find_task_lists_what_there_is(name: str) -> None:
     with pytest.raises(FogError, match=f"{name}.*push_cube, pusht, reach_cube"):
         find_task(name)
+
+
+def test_start_bearing_is_within_the_tasks_bound_and_uses_it() -> None:
+    task = find_task("reach_cube")
+    widest = math.radians(task.options["start_bearing_deg"])
+    robot = make_robot(task)
+    bearings = []
+    for seed in range(24):
+        robot.reset(seed)
+        seen = robot.observe(image=False)
+        x, y, z, w = seen.orientation
+        yaw = math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        cube = seen.objects["cube"]
+        bearing = math.atan2(cube[1] - seen.position[1], cube[0] - seen.position[0]) - yaw
+        bearings.append(math.atan2(math.sin(bearing), math.cos(bearing)))
+    robot.close()
+    # The robot settles for a moment, so a little more than drawn is possible.
+    assert max(map(abs, bearings)) < widest + 0.1
+    assert max(bearings) > 0.5 * widest
+    assert min(bearings) < -0.5 * widest

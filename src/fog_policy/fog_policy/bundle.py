@@ -26,6 +26,7 @@ from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import LocalModel, LocalModelConfig
 from fog_world_model.task import FloatArray, TaskConfig
 from fog_world_model.training.checkpoint import (
+    MANIFEST,
     Checkpoint,
     open_checkpoint,
     save_checkpoint,
@@ -147,7 +148,13 @@ def load_bundle(path: str | os.PathLike[str], task: TaskConfig | None = None) ->
     """
     if not Path(path).is_dir():
         raise FogError(f"bundle {path}: no such folder; 'fog train policy' writes one")
-    return Bundle(open_checkpoint(path, "bundle", task))
+    bundle = Bundle(open_checkpoint(path, "bundle", task))
+    if missing := {"weights_sha256", "local_config", "actor_critic"} - set(bundle.manifest):
+        raise FogError(
+            f"bundle {path}: {', '.join(sorted(missing))} is missing in its manifest; "
+            "export the policy again"
+        )
+    return bundle
 
 
 def export_bundle(policy: str | os.PathLike[str], output: str | os.PathLike[str]) -> Bundle:
@@ -197,10 +204,14 @@ def write_bundle(
     # The hash is that of the file, so the file is written first, in the same swap.
     save_checkpoint(output, {WEIGHTS: weights}, content)
     file = Path(output) / f"{WEIGHTS}.safetensors"
-    written = json.loads((Path(output) / "manifest.json").read_text())
-    part = Path(output) / "manifest.json.part"
-    part.write_text(json.dumps({**written, "weights_sha256": _sha256(file)}, indent=1))
-    part.rename(Path(output) / "manifest.json")
+    manifest_file = Path(output) / MANIFEST
+    part = manifest_file.with_suffix(".json.part")
+    try:
+        written = json.loads(manifest_file.read_text(encoding="utf-8"))
+        part.write_text(json.dumps({**written, "weights_sha256": _sha256(file)}, indent=1))
+        part.rename(manifest_file)
+    except OSError as error:
+        raise FogError(f"bundle {output}: cannot be written: {error}") from error
     return load_bundle(output)
 
 

@@ -56,8 +56,8 @@ def summarise_returns(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     episodes: Sequence[Mapping[str, Any]] = record["episodes"]
     returns = [float(e["return"]) for e in episodes]
-    steps = max(1, *(len(e["rewards"]) for e in episodes))
     interval = bootstrap_mean(returns)
+    steps = max(1, *(len(e["rewards"]) for e in episodes))
     return {
         "episodes": len(returns),
         "mean": interval.mean,

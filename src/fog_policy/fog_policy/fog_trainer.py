@@ -419,4 +419,8 @@ class FogTrainer:
             self.log_temperature.fill_(manifest["log_temperature"])
         self.updates, self.env.steps = int(manifest["updates"]), int(manifest["imagined_steps"])
         self.alone.steps = int(manifest["local_steps"])
+        # States that another local model has filtered mean nothing to this one.
+        for phase in {id(p): p for p in (self.coupled, self.phase)}.values():
+            with torch.no_grad():
+                phase.state = phase.local.start(phase.world.restart())
         return list(manifest["curve"]), float(manifest["seconds"])

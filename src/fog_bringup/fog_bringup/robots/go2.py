@@ -41,7 +41,8 @@ class Go2Robot(Robot):
     Args:
         task: Names the reward; its ``options`` set the scene (see :class:`Scene`) and
             ``start_margin_m`` and ``cube_margin_m`` (how far from the walls the robot and the cube
-            start), ``cube_distance_m`` (how far from each other at most) and ``done_distance_m``
+            start), ``cube_distance_m`` (how far from each other at most),
+            ``start_bearing_deg`` (how far from straight ahead the cube is) and ``done_distance_m``
             (push_cube: from cube to post).
         camera_hz: Rate of the camera; 50 Hz divided by a whole number.
         image_height: Rows of the picture.
@@ -155,7 +156,10 @@ class Go2Robot(Robot):
             apart = 0.8 < math.dist((bx, by), (cx, cy)) < farthest
             if apart and math.dist((bx, by), goal) > 0.6 and math.dist((cx, cy), goal) > 0.8:
                 break
-        yaw, cube_yaw = random.uniform(-math.pi, math.pi, 2)
+        # Where the cube lies as the robot sees it at the start, 0 is straight ahead.
+        widest = math.radians(options.get("start_bearing_deg", 180.0))
+        yaw = math.atan2(cy - by, cx - bx) - random.uniform(-widest, widest)
+        cube_yaw = random.uniform(-math.pi, math.pi)
         return (bx, by, yaw), (cx, cy, cube_yaw)
 
     def step(self, command: npt.ArrayLike) -> None:
