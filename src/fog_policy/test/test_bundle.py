@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_observation_of_another_size(
         controller.act(np.zeros(image, np.uint8), np.zeros(proprioception), np.zeros(3))
 
 
-def edit_manifest(bundle: Path, change: Callable[[dict[str, object]], object]) -> None:
+def edit_manifest(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     content = json.loads((bundle / "manifest.json").read_text())
     change(content)
     (bundle / "manifest.json").write_text(json.dumps(content))

@@ -93,7 +93,7 @@ def coded_episode(number: int, length: int) -> Episode:
     return Episode(
         image=image,
         proprioception=place,
-        action=place / 100,
+        action=(place / 100).astype(np.float32),
         reward=steps.astype(np.float32),
         end=steps == length - 2,
         stamp_ns=(steps * 200_000_000 + number * 10**12).astype(np.int64),

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_missing_store(tmp_path: Path) -> None:
         EpisodeStore(tmp_path / "nowhere")
 
 
-def edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the attributes in the group's metadata."""
     content = json.loads((path / "zarr.json").read_text())
     change(content["attributes"])

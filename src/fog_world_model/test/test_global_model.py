@@ -78,7 +78,7 @@ def test_second_pass_sees_its_own_frames(
 
 
 def test_start_and_step_keep_the_newest(
-    tiny_global: GlobalModel, coded_store: EpisodeStore
+    monkeypatch: pytest.MonkeyPatch, tiny_global: GlobalModel, coded_store: EpisodeStore
 ) -> None:
     windows = WindowSampler(coded_store, length=5).sample(4)
     state = tiny_global.start(windows)
@@ -93,7 +93,7 @@ def test_start_and_step_keep_the_newest(
         given.append(arguments)
         return sample(denoiser, *arguments)
 
-    tiny_global.sampler.sample = spy  # type: ignore[method-assign]
+    monkeypatch.setattr(tiny_global.sampler, "sample", spy)
     after, outcome = tiny_global.step(state, action, torch.Generator().manual_seed(0))
     context, actions, proprio, _ = given[0]
     assert torch.equal(context, state.frames)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from fog_world_model.global_model.outcome import (
     OutcomeConfig,
@@ -91,13 +92,15 @@ def test_reward_is_read_from_the_bins() -> None:
     """With all weight on one bin the reward is that bin's, out of symlog."""
     model = head()
     last = model.heads[-1]
+    assert isinstance(last, nn.Linear)
     with torch.no_grad():
         last.weight.zero_()
         last.bias.zero_()
         last.bias[40] = 100.0
         last.bias[63] = math.log(3.0)  # the end: odds of 3 are a probability of 0.75
     frame, proprio = torch.rand(1, 3, 16, 16), torch.tensor([[1.0, 2.0, 3.0]])
-    outcome, _ = model.step(frame, proprio, torch.zeros(1, 2), frame, model.initial(1))
+    with torch.no_grad():
+        outcome, _ = model.step(frame, proprio, torch.zeros(1, 2), frame, model.initial(1))
     place = -3 + 40 * 6 / 62
     assert float(outcome.reward) == pytest.approx(math.expm1(place), rel=1e-4)
     assert float(outcome.end_probability) == pytest.approx(0.75, rel=1e-5)
@@ -110,6 +113,7 @@ def test_reward_loss_is_least_at_the_true_distribution() -> None:
     value = 0.4
     target = two_hot(symlog(torch.tensor(value)), model.bins)
     last = model.heads[-1]
+    assert isinstance(last, nn.Linear)
     with torch.no_grad():
         last.weight.zero_()
         last.bias.zero_()

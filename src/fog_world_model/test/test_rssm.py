@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 from torch.distributions import kl_divergence as reference_kl
 
@@ -103,12 +104,12 @@ def test_filter_equals_stepping_by_hand(tiny_local: LocalModel, coded_store: Epi
             prior, posterior = rssm.prior(h), rssm.posterior(h, embedding)
             z = posterior.mean
             # Convolutions over 18 images at once and over 3 round differently.
-            close = {"rtol": 0, "atol": 1e-5}
-            torch.testing.assert_close(states.deterministic[:, t], h, **close)
-            torch.testing.assert_close(states.stochastic[:, t], z, **close)
-            torch.testing.assert_close(priors.mean[:, t], prior.mean, **close)
-            torch.testing.assert_close(priors.std[:, t], prior.std, **close)
-            torch.testing.assert_close(posteriors.std[:, t], posterior.std, **close)
+            close = partial(torch.testing.assert_close, rtol=0, atol=1e-5)
+            close(states.deterministic[:, t], h)
+            close(states.stochastic[:, t], z)
+            close(priors.mean[:, t], prior.mean)
+            close(priors.std[:, t], prior.std)
+            close(posteriors.std[:, t], posterior.std)
             action = windows.action[:, t]
     assert float(priors.std.min()) > 0.1
 
@@ -155,6 +156,7 @@ def test_reward_loss_by_hand(tiny_local: LocalModel, coded_store: EpisodeStore) 
     """With a head that always says 2, half the squared error in units of 0.1."""
     windows = sampled(coded_store)
     last = tiny_local.reward_head[-1]
+    assert isinstance(last, nn.Linear)
     with torch.no_grad():
         last.weight.zero_()
         last.bias.fill_(2.0)
@@ -177,8 +179,9 @@ def test_kl_counts_only_above_the_free_nats(
         tiny_local.config = dataclasses.replace(tiny_local.config, free_nats=free)
         torch.manual_seed(0)
         loss = tiny_local.loss(windows)["total"]
-        weight = tiny_local.rssm.prior_head[-1].weight
-        return float(loss.detach()), float(torch.autograd.grad(loss, weight)[0].norm())
+        last = tiny_local.rssm.prior_head[-1]
+        assert isinstance(last, nn.Linear)
+        return float(loss.detach()), float(torch.autograd.grad(loss, last.weight)[0].norm())
 
     (five, below), (ten, _), (_, above) = total(5.0), total(10.0), total(0.0)
     assert ten - five == pytest.approx(5.0 * (1.0 + 0.1), rel=1e-3)  # weights 1 and 0.1

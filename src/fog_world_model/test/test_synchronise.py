@@ -265,7 +265,7 @@ def recordings(draw: st.DrawFn) -> tuple[Any, Any, dict[str, Stream], dict[str, 
             slack_ns=draw(st.integers(0, 50)) * MS,
             needed_at_start=draw(st.booleans()),
         )
-    options = {"max_steps": draw(st.none() | st.integers(1, 5))}
+    options: dict[str, Any] = {"max_steps": draw(st.none() | st.integers(1, 5))}
     if draw(st.booleans()):
         options["markers"] = ("a", np.arange(len(streams["a"].stamp_ns)) // 7)
         streams["a"] = Stream(streams["a"].stamp_ns, 400 * MS)
