@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from processes import NodeProcess, executable
 from synthetic_robot import SyntheticRobot
 from toy_bundle import write_toy_bundle
 
+from fog_bringup.cli import main
 from fog_world_model.task import TaskConfig
 
 LINEAR_X = 0.4
@@ -152,29 +153,37 @@ def damaged(bundle: Path, folder: Path) -> Path:
     return copy
 
 
+def test_missing_bundle_ends_with_status_2(
+    tmp_path: Path, node_environment: dict[str, str]
+) -> None:
+    with NodeProcess(["fog", "deploy", str(tmp_path / "nowhere")], node_environment) as fog:
+        assert fog.wait(60) == 2
+        assert "nowhere: no such folder; 'fog train policy' writes one" in fog.output()
+        assert "Traceback" not in fog.output()
+
+
 @pytest.mark.parametrize(
     ("make", "options", "expected"),
     [
-        (lambda b, t: t / "nowhere", [], "no such folder; 'fog train policy' writes one"),
         (lambda b, t: t, [], "has no manifest.json"),
         (damaged, [], "not the file that was exported"),
         (lambda b, t: b, ["--device", "warp"], "--device warp: expected cpu, cuda or cuda:NUMBER"),
         (lambda b, t: b, ["--report", "."], "--report .: is a folder"),
     ],
-    ids=["missing", "empty", "damaged", "device", "report"],
+    ids=["empty", "damaged", "device", "report"],
 )
-def test_bad_input_ends_with_status_2_before_anything_starts(
-    make: object,
+def test_bad_input_is_found_before_anything_starts(
+    make: Callable[[Path, Path], Path],
     options: list[str],
     expected: str,
     bundle: Path,
     tmp_path: Path,
-    node_environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert callable(make)
-    command = ["fog", "deploy", str(make(bundle, tmp_path)), *options]
-    with NodeProcess(command, node_environment) as fog:
-        assert fog.wait(60) == 2
-        assert expected in fog.output()
-        assert "Traceback" not in fog.output()
-        assert "policy_node" not in fog.output()
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    assert main(["deploy", str(make(bundle, tmp_path)), *options]) == 2
+    assert expected in capsys.readouterr().err

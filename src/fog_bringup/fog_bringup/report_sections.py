@@ -121,8 +121,7 @@ def training(content: Content) -> Iterator[str]:
     if ahead.any() and not ahead.all():
         caption += (
             ", first in the local model alone, which is cheap, then with the global model's "
-            "frames and rewards, which is honest. The step between them is how much too kind the "
-            "local model alone is"
+            "frames and rewards. A drop between them says that the local model alone was too kind"
         )
     for words, rows in (("the local model alone", ~ahead), ("the global model", ahead)):
         rewards = [float(e["reward"]) for e, chosen in zip(policy, rows, strict=True) if chosen]
@@ -248,10 +247,11 @@ def costs(content: Content) -> Iterator[str]:
     if alone:
         steps["imagined, local model"] = alone
     steps["imagined, global model"] = counted["imagined"]
+    total = figures.duration(sum(v for k, v in seconds.items() if k != "total"))
     text = (
-        "The robot was touched only to record before and to evaluate after. The policy has seen "
-        f"{alone + counted['imagined']:,} imagined control steps; all that the models know comes "
-        f"from {counted['real']:,} real ones."
+        f"The whole run took {total}. The robot was touched only to record before and to evaluate "
+        f"after. The policy has seen {alone + counted['imagined']:,} imagined control steps; all "
+        f"that the models know comes from {counted['real']:,} real ones."
     )
     return _section(
         "costs",

@@ -98,9 +98,12 @@ def _policy(returns: Mapping[str, Mapping[str, Any]]) -> Claim:
         else:
             verdict = "not separated from"
         parts.append(f"{verdict} {words} ({_interval(other, places)})")
-    detail = f"Its mean return is {_interval(policy, places)}: {' and '.join(parts)}."
+    detail = (
+        f"Mean return over {policy['episodes']} episodes, with 95 % intervals: "
+        f"{_interval(policy, places)}, {' and '.join(parts)}."
+    )
     if policy["episodes"] < EPISODES:
-        detail += f" Only {policy['episodes']} episodes: too few to rely on."
+        detail += " So few episodes are not to be relied on."
     best = max(returns[name]["mean"] for name in BASELINES)
     return Claim(
         title,
