@@ -168,7 +168,7 @@ def test_demo_tiny_writes_its_report_and_repeats_nothing(tmp_path: Path) -> None
         (["evaluate", "policy", "/nowhere/bundle", "--output", "x"], "/nowhere/bundle"),
         (["deploy", "/nowhere/bundle"], "/nowhere/bundle"),
         (["bag", "info", "/nowhere/bag"], "/nowhere/bag"),
-        (["train", "global", "--bogus", "1"], "bogus"),
+        (["train", "global", "s", "x", "--bogus", "1"], "bogus"),
     ],
 )
 def test_bad_input_exits_2_and_names_it(

@@ -90,8 +90,8 @@ class TrainGlobal(_Training):
         from fog_world_model.data.episodes import EpisodeStore
         from fog_world_model.training.train_world_models import train_global
 
-        store = EpisodeStore(self.store)
         loop = self.loop(self.batch_size, self.learning_rate)
+        store = EpisodeStore(self.store)
         result = train_global(store, self.output, loop, preset=self.preset, resume=self.resume)
         return _finish(self.output, result)
 
@@ -116,8 +116,8 @@ class TrainLocal(_Training):
         from fog_world_model.data.episodes import EpisodeStore
         from fog_world_model.training.train_world_models import train_local
 
-        store = EpisodeStore(self.store)
         loop = self.loop(self.batch_size, self.learning_rate)
+        store = EpisodeStore(self.store)
         result = train_local(store, self.output, loop, preset=self.preset, resume=self.resume)
         return _finish(self.output, result)
 

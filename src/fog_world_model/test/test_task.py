@@ -46,6 +46,7 @@ def test_round_trip_over_json(tiny_task: TaskConfig) -> None:
 
 
 def test_hash_does_not_depend_on_writing(tmp_path: Path, content: Content) -> None:
+    content["options"] = {"arena_m": 6.0, "cube_size_m": 0.3}
     expected = load_task(written(tmp_path / "a.yaml", content)).hash
     assert len(expected) == 64
     assert load_task(written(tmp_path / "b.yaml", reversed_order(content))).hash == expected
