@@ -378,6 +378,7 @@ class Demo:
                 "steps": {
                     "real": real_steps,
                     "imagined": manifests["policy"]["imagined_steps"],
+                    "imagined_local": manifests["policy"]["local_steps"],
                     "policy_updates": manifests["policy"]["updates"],
                 },
                 "data": {"hash": store.data_hash, **store.attributes["report"]},
