@@ -243,7 +243,8 @@ def test_states_after_a_resume_are_of_the_loaded_model(
 ) -> None:
     first = trainer(tiny_store, tiny_local, replace(CONFIG, max_updates=1))
     with torch.no_grad():
-        first.local_model.rssm.cell.bias_ih.add_(1.0)  # as if it had been refreshed for long
+        for parameter in first.local_model.rssm.posterior_head.parameters():
+            parameter.add_(0.1)  # as if it had been refreshed for long
     first.train(tmp_path / "policy", manifest(tiny_store))
     second = trainer(tiny_store, tiny_local, replace(CONFIG, max_updates=1))
     second.train(tmp_path / "policy", manifest(tiny_store), resume=True)
