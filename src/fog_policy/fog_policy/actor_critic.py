@@ -79,7 +79,8 @@ class Critic(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``[..., feature]`` -> ``[...]``."""
-        return self.body(features).squeeze(-1)  # type: ignore[no-any-return]
+        value: Tensor = self.body(features)
+        return value.squeeze(-1)
 
 
 def td_lambda(

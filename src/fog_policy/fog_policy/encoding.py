@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,9 +24,7 @@ def encode_command(task: TaskConfig, command: Command, now_ns: int) -> bytes:
     message = messages.make(task.action.type)
     if hasattr(message, "header"):
         message.header = messages.header(now_ns, "")
-    for path, value in zip(task.action.fields, command, strict=True):
-        owner, _, name = path.rpartition(".")
-        setattr(operator.attrgetter(owner)(message) if owner else message, name, float(value))
+    messages.write_fields(message, task.action.fields, command)
     return messages.serialise(message)
 
 

@@ -340,6 +340,9 @@ class FogTrainer:
         def seconds() -> float:
             return before + time.monotonic() - begun
 
+        def done() -> float:
+            return max(self.updates / config.max_updates, seconds() / config.time_budget_s)
+
         writer = SummaryWriter(f"{os.fspath(output)}.tensorboard")
         with stop_on_signal() as stopped, progress_bar("policy") as show:
             while (
@@ -347,8 +350,7 @@ class FogTrainer:
                 and seconds() < config.time_budget_s
                 and not stopped()
             ):
-                done = max(self.updates / config.max_updates, seconds() / config.time_budget_s)
-                if done >= config.local_share:
+                if done() >= config.local_share:
                     self.enter_global()
                 log = self.update()
                 in_global = self.phase is self.coupled
@@ -363,9 +365,8 @@ class FogTrainer:
                 curve.append(log)
                 for key, value in log.items():
                     writer.add_scalar(key, value, self.updates)
-                done = max(self.updates / config.max_updates, seconds() / config.time_budget_s)
                 rate = (self.env.steps + self.alone.steps) / max(seconds(), 1e-9)
-                show(done, f"update {self.updates}, {rate:.0f} steps/s, r {log['reward']:.3f}")
+                show(done(), f"update {self.updates}, {rate:.0f} steps/s, r {log['reward']:.3f}")
                 if time.monotonic() - saved > config.checkpoint_every_s:
                     self._save(output, manifest, curve, seconds())
                     saved = time.monotonic()

@@ -163,7 +163,8 @@ class _Seen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, denoiser: Denoiser, answer: Any) -> None:
         def network(noisy: Tensor, c: Preconditioning, *_: Tensor) -> Tensor:
             self.noisy, self.c = noisy, c
-            return answer(noisy, c)  # type: ignore[no-any-return]
+            answered: Tensor = answer(noisy, c)
+            return answered
 
         monkeypatch.setattr(denoiser, "_network", network)
 

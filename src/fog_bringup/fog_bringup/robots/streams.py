@@ -99,9 +99,7 @@ def command_message(command: npt.ArrayLike, fields: tuple[str, ...], typename: s
         typename: The message's interface name, for example ``geometry_msgs/msg/Twist``.
     """
     message = messages.make(typename)
-    for path, value in zip(fields, np.asarray(command, np.float64), strict=True):
-        *parents, last = path.split(".")
-        setattr(functools.reduce(getattr, parents, message), last, float(value))
+    messages.write_fields(message, fields, command)
     return messages.serialise(message)
 
 

@@ -220,6 +220,7 @@ class EpisodeStore:
         Raises:
             FogError: It is missing, is not a store, or belongs to another task.
         """
+        self._columns: dict[str, npt.NDArray[Any]] = {}
         self.path = Path(path)
         if not self.path.exists():
             raise FogError(f"episode store {self.path}: no such folder; make one with 'fog import'")
@@ -297,13 +298,23 @@ class EpisodeStore:
                 "make the store again with 'fog import'"
             ) from error
 
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """A whole array, read once and shared by all who ask; do not write to it.
+
+        Raises:
+            FogError: The array is damaged.
+        """
+        if name not in self._columns:
+            self._columns[name] = self.load(name)
+        return self._columns[name]
+
     @cached_property
     def normalisation(self) -> Normalisation:
         """Statistics of the proprioception over the training episodes.
 
         A field that never changes gets a standard deviation of 1, not of 0.
         """
-        proprioception = self.load("proprioception")
+        proprioception = self.column("proprioception")
         rows = np.concatenate(
             [
                 proprioception[self.starts[i] : self.starts[i] + self.lengths[i]]

@@ -124,6 +124,19 @@ def read_fields(message: Any, fields: Sequence[str]) -> npt.NDArray[np.float32]:
         ) from error
 
 
+def write_fields(message: Any, fields: Sequence[str], values: npt.ArrayLike) -> None:
+    """Set numeric fields of a message; for types without joints the inverse of :func:`read_fields`.
+
+    Args:
+        message: A message to change.
+        fields: Dotted paths, for example ``linear.x``.
+        values: ``[field]``.
+    """
+    for path, value in zip(fields, np.asarray(values, np.float64), strict=True):
+        owner, _, name = path.rpartition(".")
+        setattr(_getter(owner)(message) if owner else message, name, float(value))
+
+
 @functools.cache
 def _getter(path: str) -> operator.attrgetter[Any]:
     return operator.attrgetter(path)

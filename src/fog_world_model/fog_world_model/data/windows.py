@@ -77,12 +77,12 @@ class WindowSampler:
                 f"has {lengths.max() if len(lengths) else 0}); record longer episodes or choose a "
                 "shorter window"
             )
-        self._image = torch.from_numpy(store.load("image"))
-        proprioception = store.normalisation.apply(store.load("proprioception"))
+        self._image = torch.from_numpy(store.column("image"))
+        proprioception = store.normalisation.apply(store.column("proprioception"))
         self._proprioception = torch.from_numpy(proprioception)
-        self._action = torch.from_numpy(store.load("action"))
-        self._reward = torch.from_numpy(store.load("reward"))
-        self._end = torch.from_numpy(store.load("end").astype(np.float32))
+        self._action = torch.from_numpy(store.column("action"))
+        self._reward = torch.from_numpy(store.column("reward"))
+        self._end = torch.from_numpy(store.column("end").astype(np.float32))
 
     def __len__(self) -> int:
         """Number of distinct windows."""

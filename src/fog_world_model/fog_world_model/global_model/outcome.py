@@ -77,7 +77,8 @@ class _ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)  # type: ignore[no-any-return]
+        change: Tensor = self.body(x)
+        return x + change
 
 
 class OutcomeHead(nn.Module):

@@ -40,7 +40,8 @@ class Encoder(nn.Module):
         """
         lead = image.shape[:-3]
         seen = self.image(image.reshape(-1, *image.shape[-3:])).reshape(*lead, -1)
-        return self.output(seen + self.proprioception(proprioception))  # type: ignore[no-any-return]
+        embedding: Tensor = self.output(seen + self.proprioception(proprioception))
+        return embedding
 
 
 class Decoder(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,7 +84,8 @@ class LocalModel(nn.Module):
 
     def reward(self, state: LatentState) -> Tensor:
         """Reward of the transition that led to ``state``, ``[...]``."""
-        return self.reward_head(state.features).squeeze(-1)  # type: ignore[no-any-return]
+        reward: Tensor = self.reward_head(state.features)
+        return reward.squeeze(-1)
 
     def observe(
         self, state: LatentState, action: Tensor, embedding: Tensor, *, sample: bool
@@ -126,13 +128,8 @@ class LocalModel(nn.Module):
                 torch.stack([s.deterministic for s in states], 1),
                 torch.stack([s.stochastic for s in states], 1),
             ),
-            Gaussian(
-                torch.stack([p.mean for p in priors], 1), torch.stack([p.std for p in priors], 1)
-            ),
-            Gaussian(
-                torch.stack([p.mean for p in posteriors], 1),
-                torch.stack([p.std for p in posteriors], 1),
-            ),
+            _over_time(priors),
+            _over_time(posteriors),
         )
 
     def imagine(self, state: LatentState, action: Tensor, *, sample: bool = False) -> LatentState:
@@ -171,3 +168,10 @@ class LocalModel(nn.Module):
         losses["total"] = sum(losses.values(), kl)
         losses["kl"] = dynamics.mean()
         return losses
+
+
+def _over_time(steps: Sequence[Gaussian]) -> Gaussian:
+    """Distributions ``[batch, ...]`` of consecutive steps as one, ``[batch, time, ...]``."""
+    return Gaussian(
+        torch.stack([step.mean for step in steps], 1), torch.stack([step.std for step in steps], 1)
+    )

@@ -103,7 +103,8 @@ class RSSM(nn.Module):
     def advance(self, state: LatentState, action: Tensor) -> Tensor:
         """h_{t+1} from s_t and a_t, ``[batch, deterministic]``."""
         inputs = self.input(torch.cat([state.stochastic, action], dim=-1))
-        return self.cell(inputs, state.deterministic)  # type: ignore[no-any-return]
+        deterministic: Tensor = self.cell(inputs, state.deterministic)
+        return deterministic
 
     def prior(self, deterministic: Tensor) -> Gaussian:
         """p(z_{t+1} | h_{t+1})."""

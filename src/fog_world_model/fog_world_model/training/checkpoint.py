@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -171,8 +170,3 @@ def open_checkpoint(
     if task is not None:
         task.require_same(checkpoint.task, f"checkpoint {path}")
     return checkpoint
-
-
-def random_state() -> Tensor:
-    """State of torch's CPU generator as a tensor."""
-    return torch.get_rng_state()
