@@ -103,6 +103,9 @@ class DriverNode(FogNode):
         self._look_for_objects()
         self.every(_LOOK_FOR_OBJECTS_S, self._look_for_objects)
         self.every(1.0, self._report)
+        self.get_logger().info(
+            f"drives task {task.name} ({self._mode}); commands on {task.action.topic}"
+        )
 
     def close(self) -> None:
         """Stop the robot and give the terminal back."""
