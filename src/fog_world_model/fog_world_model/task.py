@@ -86,6 +86,19 @@ class ActionConfig:
 
 
 @dataclass(frozen=True)
+class LabellerConfig:
+    """Rewards and ends computed from what the robot saw, when no topic carries them."""
+
+    name: str
+    """A labeller of :mod:`fog_world_model.data.labellers`."""
+    odometry_topic: str = ""
+    """nav_msgs/msg/Odometry topic that tells how the robot moved between two images; empty: the
+    labeller sees every image for itself."""
+    options: dict[str, float] = field(default_factory=dict)
+    """Numbers that the labeller needs (sizes in m, identifiers of markers)."""
+
+
+@dataclass(frozen=True)
 class EpisodeConfig:
     """Limits of one episode."""
 
@@ -127,6 +140,8 @@ class TaskConfig:
     """Topic with the reward of the transition that led to the present state."""
     end: StreamConfig | None = None
     """Topic that is non-zero once the episode has ended (a terminal state)."""
+    labeller: LabellerConfig | None = None
+    """Computes reward and end on import, in place of the topics above."""
     marker: StreamConfig | None = None
     """Topic with the episode's number: a change is a border between two episodes."""
     options: dict[str, float] = field(default_factory=dict)
@@ -154,6 +169,10 @@ class TaskConfig:
         for side in ("height", "width"):
             size = getattr(self.image, side)
             _require(size >= 16 and size % 8 == 0, f"image.{side} must be a multiple of 8, >= 16")
+        _require(
+            self.labeller is None or (self.reward is None and self.end is None),
+            "labeller and the topics reward and end exclude each other; remove one of them",
+        )
         # One topic is one stream: its fields and its age are looked up by the topic.
         topics = [self.image.topic, *(s.topic for s in self.streams())]
         twice = sorted({t for t in topics if topics.count(t) > 1})

@@ -1,0 +1,1 @@
+"""Labellers: rewards and ends computed from recorded images."""

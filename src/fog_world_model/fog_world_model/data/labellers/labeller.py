@@ -1,0 +1,64 @@
+"""What every labeller is: rewards and ends from what a robot saw, computed on import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fog_world_model.task import FloatArray
+
+PlanarPose = tuple[float, float, float]
+"""``(x, y, yaw)`` in m and rad, x forwards and y to the left (REP-103)."""
+
+
+@dataclass(frozen=True)
+class CameraModel:
+    """Pinhole camera with lens distortion, as a ``sensor_msgs/msg/CameraInfo`` gives it."""
+
+    matrix: npt.NDArray[np.float64]
+    """``[3, 3]`` intrinsic matrix K, px."""
+    distortion: npt.NDArray[np.float64]
+    """``[coefficient]`` in OpenCV's order."""
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of the transitions of an episode."""
+
+    reward: FloatArray
+    """``[step - 1]``: r_t of the transition from step t to step t + 1; NaN where the labeller
+    cannot tell, which breaks the episode there."""
+    end: npt.NDArray[np.bool_]
+    """``[step - 1]``: whether the transition ended the episode."""
+
+
+class Labeller(Protocol):
+    """Computes labels in two passes: over single images (in parallel), then over episodes."""
+
+    unknown: str
+    """Why a label is missing, for the account of breaks (for example ``cube not seen``)."""
+
+    def look(self, image: npt.NDArray[np.uint8], camera: CameraModel | None) -> FloatArray:
+        """Measure one image.
+
+        Args:
+            image: ``[height, width, channel]`` uint8 RGB at the size at which it was recorded.
+            camera: Camera that took it; None when the bag has no CameraInfo.
+
+        Returns:
+            ``[field]`` float32, NaN for what the image does not show.
+        """
+
+    def label(self, sights: FloatArray, base: FloatArray | None) -> Labels:
+        """Label the transitions of one episode.
+
+        Args:
+            sights: ``[step, field]``: what :meth:`look` returned.
+            base: ``[step, 3]``: (x, y, yaw) of the robot in its odometry's frame; None when the
+                task names no odometry for the labeller.
+        """
