@@ -177,7 +177,9 @@ class PushTDriver(Driver):
 _DRIVERS: dict[str, type[Driver]] = {
     "reach_cube": SeekCubeDriver,
     "push_cube": PushCubeDriver,
+    "push_cube_markers": PushCubeDriver,
     "pusht": PushTDriver,
+    "pusht_image": PushTDriver,
 }
 
 

@@ -27,6 +27,11 @@ def make_labeller(task: TaskConfig) -> Labeller | None:
     config = task.labeller
     if config is None:
         return None
+    # Imported on demand: OpenCV is slow to load, and most tasks need neither.
+    if config.name == "pusht_image":
+        from fog_world_model.data.labellers.pusht_image import PushTLabeller
+
+        return PushTLabeller(config)
     raise FogError(
         f"task '{task.name}': labeller.name: no labeller '{config.name}'; "
         f"known are {', '.join(LABELLERS)}"

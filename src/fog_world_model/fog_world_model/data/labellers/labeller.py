@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from fog_world_model.task import FloatArray
+from fog_world_model.errors import FogError
+from fog_world_model.task import FloatArray, LabellerConfig
+
+Options = TypeVar("Options")
 
 PlanarPose = tuple[float, float, float]
 """``(x, y, yaw)`` in m and rad, x forwards and y to the left (REP-103)."""
@@ -62,3 +65,29 @@ class Labeller(Protocol):
             base: ``[step, 3]``: (x, y, yaw) of the robot in its odometry's frame; None when the
                 task names no odometry for the labeller.
         """
+
+
+def read_options(kind: type[Options], config: LabellerConfig) -> Options:
+    """Read a labeller's options into a dataclass of numbers.
+
+    Args:
+        kind: Every field has a default; a field annotated ``int`` takes whole numbers only.
+        config: Its ``options`` override the defaults.
+
+    Raises:
+        FogError: An option is unknown or not whole; what ``kind`` itself refuses.
+    """
+    # Annotations are strings here, whatever the version of Python.
+    known = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(config.options) - set(known))
+    if unknown:
+        raise FogError(
+            f"labeller.options: '{config.name}' has no option {', '.join(unknown)}; known are "
+            f"{', '.join(known)}"
+        )
+    given: dict[str, Any] = dict(config.options)
+    for name in [n for n in given if known[n] == "int"]:
+        if given[name] != int(given[name]):
+            raise FogError(f"labeller.options.{name} must be a whole number, not {given[name]!r}")
+        given[name] = int(given[name])
+    return kind(**given)
