@@ -24,6 +24,7 @@ setup(
         "mcap",
         "numpy",
         "opencv-python",
+        "psutil",
         "pyyaml",
         "rich",
         "rosbags",

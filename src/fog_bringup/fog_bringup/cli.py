@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, subcommand
 
+from fog_bringup.cli_benchmark import Benchmark
 from fog_bringup.cli_data import Bag, Import
 from fog_bringup.cli_store import Data
 from fog_bringup.cli_training import Evaluate, Train
@@ -111,6 +112,7 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Bag, subcommand("bag")]
     | Annotated[Data, subcommand("data")]
+    | Annotated[Benchmark, subcommand("benchmark")]
     | Annotated[Deploy, subcommand("deploy")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Doctor, subcommand("doctor")]

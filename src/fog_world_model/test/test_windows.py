@@ -112,3 +112,13 @@ def test_images_by_hand() -> None:
 def test_every_pixel_value_survives() -> None:
     values = torch.arange(256, dtype=torch.uint8).view(16, 16, 1).repeat(1, 1, 3)
     np.testing.assert_array_equal(to_uint8_image(to_float_image(values)), values.numpy())
+
+
+def test_images_keep_their_values(coded_store: EpisodeStore) -> None:
+    """The fast way to floats gives exactly the values of the plain one."""
+    sampler = WindowSampler(coded_store, length=6, split="validation")
+    first = sampler.every(2)
+    rows = first[:, None] + np.arange(6)
+    expected = to_float_image(torch.from_numpy(coded_store.load("image")[rows]))
+    assert torch.equal(sampler.at(first).image, expected)
+    assert sampler.at(first).image.is_contiguous()

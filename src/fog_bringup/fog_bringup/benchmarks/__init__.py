@@ -1,0 +1,1 @@
+"""What ``fog benchmark`` runs: every comparison within one run."""

@@ -1,0 +1,92 @@
+"""The part of the ``fog`` command that measures this machine: ratios within one run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from tyro.conf import subcommand
+
+
+def _show(measure: Callable[[], dict[str, Any]], as_json: bool) -> int:
+    """Measure, and print one JSON object, or the same values as lines."""
+    figures = measure()
+    if as_json:
+        print(json.dumps(figures, indent=1))
+        return 0
+    for line in _lines(figures, ""):
+        print(line)
+    return 0
+
+
+def _lines(value: Any, name: str) -> list[str]:
+    if isinstance(value, dict):
+        return [x for k, v in value.items() for x in _lines(v, f"{name}.{k}" if name else str(k))]
+    if isinstance(value, list) and any(isinstance(v, (dict, list)) for v in value):
+        return [x for i, v in enumerate(value) for x in _lines(v, f"{name}[{i}]")]
+    return [f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"]
+
+
+@dataclass
+class RecordingBenchmark:
+    """The recorder against a plain one: messages in the bag, processor time."""
+
+    json: bool = False
+    """Print one JSON object."""
+    seconds: float = 60.0
+    """Length of each run."""
+
+    def run(self) -> int:
+        """Measure."""
+        from fog_bringup.benchmarks.recording import measure
+
+        return _show(lambda: measure(self.seconds), self.json)
+
+
+@dataclass
+class ImportBenchmark:
+    """Importing 640x480 images against a plain loop, raw and JPEG."""
+
+    json: bool = False
+    """Print one JSON object."""
+    frames: int = 1500
+    """Images in the bag that is imported."""
+
+    def run(self) -> int:
+        """Measure."""
+        from fog_bringup.benchmarks.import_ import measure
+
+        return _show(lambda: measure(self.frames), self.json)
+
+
+@dataclass
+class LoaderBenchmark:
+    """Frames per second that training windows are loaded with, from RAM and from disk."""
+
+    json: bool = False
+    """Print one JSON object."""
+    seconds: float = 5.0
+    """Length of each measurement."""
+
+    def run(self) -> int:
+        """Measure."""
+        from fog_bringup.benchmarks.loader import measure
+
+        return _show(lambda: measure(self.seconds), self.json)
+
+
+@dataclass
+class Benchmark:
+    """Measure rates and ratios on this machine."""
+
+    what: (
+        Annotated[RecordingBenchmark, subcommand("recording")]
+        | Annotated[ImportBenchmark, subcommand("import")]
+        | Annotated[LoaderBenchmark, subcommand("loader")]
+    )
+
+    def run(self) -> int:
+        """Measure."""
+        return self.what.run()
