@@ -13,11 +13,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from fog_policy import exit_signals
 from fog_world_model.errors import FogError
@@ -62,7 +59,7 @@ def deploy(
     for name, value in parameters.items():
         # JSON is YAML, which is how ROS reads a parameter's value.
         command += ["-p", f"{name}:={json.dumps(value)}"]
-    with exit_signals.raised(), _hangup_handled_by(_interrupt):
+    with exit_signals.raised():
         return _run(command)
 
 
@@ -91,14 +88,12 @@ def _run(command: Sequence[str]) -> int:
     keeper = shutil.which("setpriv")
     if keeper is not None:
         command = [keeper, "--pdeathsig", "INT", *command]
-    # The node's own answer to SIGHUP would be to end without a zero command. What is ignored here
-    # stays ignored in it. It is in this process group, so that a terminal's Ctrl-C reaches it too.
-    with _hangup_handled_by(signal.SIG_IGN):
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    # It is in this process group, so that Ctrl-C and the loss of the terminal reach it too.
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
     try:
         return _status(process.wait())
     except KeyboardInterrupt:
-        with exit_signals.ignored(), _hangup_handled_by(signal.SIG_IGN):
+        with exit_signals.ignored():
             status = _end(process)
         return 130 if status in _INTERRUPTED else _status(status)
 
@@ -114,21 +109,3 @@ def _end(process: subprocess.Popen[bytes]) -> int:
 def _status(code: int) -> int:
     """As a shell tells of a process that a signal ended."""
     return code if code >= 0 else 128 - code
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _hangup_handled_by(handler: Any) -> Iterator[None]:
-    """What a lost terminal does within the block; where nohup has it ignored, it stays so."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        yield
-        return
-    before = signal.signal(signal.SIGHUP, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM for a process that has to say a last word. No ROS here."""
+"""SIGINT, SIGTERM and SIGHUP for a process that has to say a last word. No ROS here."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, the wish of another process, and the loss of the terminal. The last is left alone where
+nohup has it ignored."""
 
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Within the block both signals raise KeyboardInterrupt in the main thread.
+    """Within the block these signals raise KeyboardInterrupt in the main thread.
 
     Unlike rclpy's own handlers, which take the ROS context away at once, this leaves time to
     publish a zero command; and it reaches a process that is busy importing or loading.
@@ -29,19 +31,19 @@ def raised() -> Iterator[None]:
 
 @contextmanager
 def ignored() -> Iterator[None]:
-    """Within the block both signals do nothing: under a launcher, Ctrl-C arrives twice."""
+    """Within the block they do nothing: under a launcher, Ctrl-C arrives twice."""
     with _handled_by(signal.SIG_IGN):
         yield
 
 
 def ignore() -> None:
-    """From now on both signals do nothing, until the process ends.
+    """From now on they do nothing, until the process ends.
 
     For the very end: the interpreter takes a while to close, and a second signal that comes then
     would turn a regular exit status into that of a killed process.
     """
     if _in_main_thread():
-        for number in SIGNALS:
+        for number in _heeded():
             signal.signal(number, signal.SIG_IGN)
 
 
@@ -50,7 +52,7 @@ def _handled_by(handler: Any) -> Iterator[None]:
     if not _in_main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    before = {number: signal.signal(number, handler) for number in _heeded()}
     try:
         yield
     finally:
@@ -58,6 +60,15 @@ def _handled_by(handler: Any) -> Iterator[None]:
             # Unless somebody else has set one meanwhile, as ignore() does.
             if signal.getsignal(number) is handler:
                 signal.signal(number, previous)
+
+
+def _heeded() -> list[signal.Signals]:
+    """Which of the signals are not ignored by whoever started this process."""
+    return [
+        number
+        for number in SIGNALS
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    ]
 
 
 def _in_main_thread() -> bool:

@@ -86,7 +86,7 @@ def evaluate_open_loop(
         horizons: Steps ahead at which figures are taken, ascending.
         context: Recorded observations before the first imagined one.
         windows: Largest number of windows, evenly spread over the held-out episodes.
-        examples: Windows whose pictures are returned.
+        examples: Windows whose pictures are returned, evenly spread from first to last.
         seed: Seed of the imagination.
         device: Where the models are.
 
@@ -105,11 +105,12 @@ def evaluate_open_loop(
     last = data.image[:, context - 1]
     rows: dict[str, list[float]] = {k: [] for k in _ROWS}
     imagined = []
+    shown = torch.linspace(0, len(places) - 1, min(examples, len(places))).long()
     for t in range(horizons[-1]):
         action, real = data.action[:, context - 1 + t], data.image[:, context + t]
         state, outcome = model.step(state, action, generator)
         frame = state.frames[:, -1]
-        imagined.append(frame[:examples])
+        imagined.append(frame[shown])
         if latent is not None and local is not None:
             latent = local.imagine(latent, action)
         if t + 1 not in horizons:
@@ -134,7 +135,7 @@ def evaluate_open_loop(
         model_reward_correlation=rows["reward"],
         local_reward_correlation=rows["latent"],
         windows=len(places),
-        real=to_uint8_image(data.image[:examples, context:]),
+        real=to_uint8_image(data.image[shown, context:]),
         imagined=to_uint8_image(torch.stack(imagined, 1)),
     )
 

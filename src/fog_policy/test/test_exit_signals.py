@@ -1,0 +1,36 @@
+"""A lost terminal ends a node like Ctrl-C, unless nohup was asked to keep it running."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import os, signal, sys
+from fog_policy import exit_signals
+try:
+    with exit_signals.raised():
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        print("went on")
+except KeyboardInterrupt:
+    print("interrupted")
+print("put back" if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else "left behind")
+"""
+
+
+def run(command: list[str], name: str) -> list[str]:
+    command = [*command, sys.executable, "-c", SCRIPT, name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.split("\n")[:2]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signals_interrupt(name: str) -> None:
+    assert run([], name) == ["interrupted", "put back"]
+
+
+def test_nohup_keeps_a_process_running() -> None:
+    assert run(["nohup"], "SIGHUP") == ["went on", "put back"]
+    assert run(["nohup"], "SIGTERM") == ["interrupted", "put back"]
