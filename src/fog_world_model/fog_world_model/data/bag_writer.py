@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import IO, Final, Literal
 
 import yaml
-from rosbags.interfaces import (
-    Connection,
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
-from rosbags.rosbag2 import StoragePlugin, Writer
+from mcap.writer import LIBRARY_IDENTIFIER, CompressionType, Writer
+from rosbags.interfaces import Qos
 
+from fog_world_model.data.bag_metadata import (
+    DEFAULT_QOS,
+    BagContent,
+    BagFile,
+    Topic,
+    dump,
+    dump_qos,
+    write_metadata,
+)
+from fog_world_model.data.durable import sync_file, sync_folder
 from fog_world_model.data.messages import TYPESTORE
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
-_FORMAT: Final = 8
-"""Newest version of metadata.yaml that ``ros2 bag`` reads from Humble to Kilted: version 9 writes
-the QoS profiles as a list, which Humble refuses."""
+LIBRARY: Final = f"fog {LIBRARY_IDENTIFIER}"
+"""Names the writer in the head of the file; those of this writer number the messages of a topic
+from 1 on, so that a recovery can tell how many are missing in between."""
+CUSTOM_RECORD: Final = "fog_custom_data"
+"""Name of MCAP's Metadata records that carry the custom texts as they were set."""
+TOPIC_RECORD: Final = "fog_topic"
+"""Name of those that repeat what a channel is, in case that the first chunk is damaged."""
 
-_UNLIMITED = QosTime(0, 0)
-_QOS = Qos(
-    history=QosHistory.KEEP_LAST,
-    depth=10,
-    reliability=QosReliability.RELIABLE,
-    durability=QosDurability.VOLATILE,
-    deadline=_UNLIMITED,
-    lifespan=_UNLIMITED,
-    liveliness=QosLiveliness.AUTOMATIC,
-    liveliness_lease_duration=_UNLIMITED,
-    avoid_ros_namespace_conventions=False,
-)
+_LAST_NS: Final = 2**63 - 1
 
 
 def task_custom_data(task: TaskConfig) -> dict[str, str]:
@@ -49,17 +47,48 @@ def task_custom_data(task: TaskConfig) -> dict[str, str]:
     return {"fog_task": yaml.safe_dump(task.to_dict(), sort_keys=False), "fog_task_hash": task.hash}
 
 
+@functools.cache
+def _standard_topic(typename: str) -> tuple[str, str]:
+    """Definition with all that it depends on, and RIHS01 hash, of a standard interface."""
+    definition, _ = TYPESTORE.generate_msgdef(typename, ros_version=2)
+    return definition, TYPESTORE.hash_rihs01(typename)
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """A new file for writing; it must not exist."""
+    return path.open("xb")
+
+
+@dataclass
+class _Channel:
+    topic: Topic
+    id: int
+
+
 class BagWriter:
     """A bag in the making; use it as a context manager.
 
     Everything is written below ``<path>.part``. The bag gets its name only when it is closed, so
-    that no half-written bag ever carries it. When an exception other than an interruption leaves
-    the context, the part stays where it is.
+    that no half-written bag ever carries it; then it is on the disk, not only in the kernel's
+    memory. When an exception other than an interruption leaves the context, the part stays where
+    it is, and ``fog bag recover`` makes a bag of it.
+
+    Messages are gathered in chunks with a checksum. A chunk goes to the kernel when it is full, and
+    when its oldest message has waited for half of ``flush_s``: from there a killed process loses
+    nothing. Somebody has to look at the clock when no further message comes: whoever records from
+    topics calls :meth:`tick` at least every ``flush_s / 2``; then no message waits longer than
+    ``flush_s``.
 
     Args:
         path: Folder of the bag to be; it must not exist.
         custom: Texts stored in the bag's metadata (see :func:`task_custom_data`).
         replace_part: Whether a part that an earlier, killed writer left behind may be deleted.
+        compression: Of the chunks. It costs about a core for raw images.
+        chunk_bytes: Size at which a chunk is closed. A reader holds one chunk in memory.
+        flush_s: How long a message may stay in this process, s.
+        max_bytes: Begin another file of the bag at about this size. None: one file. The index of
+            the open file is kept in memory, so a recording over many hours should be split.
+        max_s: Begin another file after this time between first and last message, s.
 
     Raises:
         FogError: The bag or a part of it exists already, or the folder cannot be written.
@@ -71,33 +100,46 @@ class BagWriter:
         custom: Mapping[str, str] | None = None,
         *,
         replace_part: bool = False,
+        compression: Literal["", "zstd"] = "",
+        chunk_bytes: int = 4 << 20,
+        flush_s: float = 0.5,
+        max_bytes: int | None = None,
+        max_s: float | None = None,
     ) -> None:
         self.path = Path(path)
         self.part = self.path.with_name(self.path.name + ".part")
         self.counts: dict[str, int] = {}
         """Topic -> messages written."""
+        self._folder = self.part / self.path.name
+        self._compression = CompressionType.ZSTD if compression else CompressionType.NONE
+        self._chunk_bytes = chunk_bytes
+        self._wait_s = flush_s / 2
+        self._max_bytes = max_bytes
+        self._max_ns = None if max_s is None else round(max_s * 1e9)
+        self._custom: dict[str, str] = {}
+        self._channels: dict[str, _Channel] = {}
+        self._files: list[BagFile] = []
+        self._waiting_since: float | None = None
+        self._torn = False
+        self._failed: FogError | None = None
         if self.path.exists():
             raise FogError(f"bag {self.path}: exists already; choose another name or move it away")
         if self.part.exists():
             if not replace_part:
                 raise FogError(
                     f"bag {self.path}: {self.part} was left by a recorder that was killed; "
-                    f"`mcap recover` saves what is in it, then delete it"
+                    f"`fog bag recover {self.part}` saves what is in it, then delete it"
                 )
             shutil.rmtree(self.part)
-        self._connections: dict[str, Connection] = {}
         try:
-            self.part.mkdir(parents=True)
-            # The inner folder has the final name already, because the bag's file is named after it.
-            self._writer = Writer(
-                self.part / self.path.name, version=_FORMAT, storage_plugin=StoragePlugin.MCAP
-            )
-            self._writer.open()
+            self._folder.mkdir(parents=True)
+            self._begin_file()
         except OSError as error:
             raise self._failure(error) from error
-        for key, value in (custom or {}).items():
-            self._writer.set_custom_data(key, value)
         self._open = True
+        for key, text in (custom or {}).items():
+            self.set_custom(key, text)
+        self.flush()  # the task outlives a kill at any later moment
 
     def __enter__(self) -> BagWriter:
         """Return the open bag."""
@@ -110,12 +152,67 @@ class BagWriter:
         trace: TracebackType | None,
     ) -> None:
         """Finish the bag; after an error leave it as a part. Ctrl-C is no error."""
-        if error is None or isinstance(error, KeyboardInterrupt):
+        interrupted = isinstance(error, KeyboardInterrupt) and not self._torn
+        if error is None or interrupted:
             self.close()
         else:
             self.abort()
 
-    def write(self, topic: str, typename: str, data: bytes, log_ns: int) -> None:
+    def add_topic(
+        self,
+        topic: str,
+        typename: str,
+        *,
+        offered_qos: Sequence[Qos] = (),
+        description: Topic | None = None,
+    ) -> None:
+        """Enter a topic, which then is in the bag even if no message comes; again: no change.
+
+        Args:
+            topic: Topic name.
+            typename: Interface name, for example ``sensor_msgs/msg/Image``.
+            offered_qos: Profiles of its publishers (see
+                :func:`fog_world_model.data.bag_metadata.qos_of`); reliable, depth 10, if unknown.
+            description: The topic as another bag has it, which need not be of a standard interface.
+
+        Raises:
+            FogError: The disk is full or gone, the interface is unknown, or the topic came with
+                another one before.
+        """
+        if (known := self._channels.get(topic)) is not None:
+            if known.topic.type != typename:
+                raise FogError(
+                    f"bag {self.path}: {topic} came as {known.topic.type} and now as {typename}"
+                )
+            return
+        self._check_open()
+        if description is None:
+            if typename not in TYPESTORE.types:
+                raise FogError(f"bag {self.path}: {topic} has the unknown interface {typename}")
+            definition, type_hash = _standard_topic(typename)
+            qos = dump_qos(offered_qos or [DEFAULT_QOS])
+            description = Topic(topic, typename, qos, type_hash, definition)
+        channel = _Channel(description, 0)
+        try:
+            self._register(channel)
+        except OSError as error:
+            raise self._fail(error) from error
+        except BaseException:
+            self._torn = True
+            raise
+        self._channels[topic] = channel
+        self.counts[topic] = 0
+
+    def write(
+        self,
+        topic: str,
+        typename: str,
+        data: bytes,
+        log_ns: int,
+        *,
+        publish_ns: int | None = None,
+        offered_qos: Sequence[Qos] = (),
+    ) -> None:
         """Append a message; its topic is added to the bag when it comes first.
 
         Args:
@@ -123,63 +220,203 @@ class BagWriter:
             typename: Interface name, for example ``sensor_msgs/msg/Image``.
             data: CDR bytes, stored as they are.
             log_ns: Time of arrival, ns.
+            publish_ns: Time at which it was sent, ns, where the middleware gives it.
+            offered_qos: As in :meth:`add_topic`; it counts at the first message of a topic.
 
         Raises:
             FogError: The disk is full or gone, the interface is unknown, or the topic came with
                 another one before.
         """
-        connection = self._connections.get(topic)
+        channel = self._channels.get(topic)
+        if channel is None or channel.topic.type != typename:
+            self.add_topic(topic, typename, offered_qos=offered_qos)
+            channel = self._channels[topic]
+        if not 0 <= log_ns <= _LAST_NS:
+            raise FogError(f"bag {self.path}: {topic}: {log_ns} ns is no time of arrival")
+        self._check_open()
+        file = self._files[-1]
         try:
-            if connection is None:
-                connection = self._connect(topic, typename)
-            elif connection.msgtype != typename:
-                raise FogError(
-                    f"bag {self.path}: {topic} came as {connection.msgtype} and now as {typename}"
-                )
-            self._writer.write(connection, log_ns, data)
+            if file.count and self._is_full(file, log_ns):
+                self._next_file()
+                file = self._files[-1]
+            self._mcap.add_message(
+                channel.id,
+                log_ns,
+                data,
+                log_ns if publish_ns is None else max(0, publish_ns),
+                (self.counts[topic] + 1) & 0xFFFFFFFF,
+            )
         except OSError as error:
-            self.abort()
-            raise self._failure(error) from error
+            raise self._fail(error) from error
+        except BaseException:  # an interruption: the chunk may hold half a message
+            self._torn = True
+            raise
+        file.add(log_ns)
+        self._size += len(data) + 31  # the head of a record
         self.counts[topic] += 1
+        now = time.monotonic()
+        if self._waiting_since is None:
+            self._waiting_since = now
+        elif now - self._waiting_since >= self._wait_s:
+            self.flush()
 
-    def _connect(self, topic: str, typename: str) -> Connection:
-        if typename not in TYPESTORE.types:
-            raise FogError(f"bag {self.path}: {topic} has the unknown interface {typename}")
-        connection = self._writer.add_connection(
-            topic, typename, typestore=TYPESTORE, offered_qos_profiles=[_QOS]
-        )
-        self._connections[topic] = connection
-        self.counts[topic] = 0
-        return connection
+    def set_custom(self, key: str, text: str) -> None:
+        """Set a text of the bag's metadata; it is in the file, too, and survives a kill there.
+
+        Raises:
+            FogError: The disk is full or gone, or the bag is closed.
+        """
+        self._check_open()
+        self._custom[key] = text
+        try:
+            self._mcap.add_metadata(CUSTOM_RECORD, {key: text})
+        except OSError as error:
+            raise self._fail(error) from error
+        except BaseException:
+            self._torn = True
+            raise
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+
+    def tick(self) -> None:
+        """Flush if something has waited long enough; call it at least every ``flush_s / 2``.
+
+        Raises:
+            FogError: The disk is full or gone.
+        """
+        waiting = self._waiting_since
+        if self._open and waiting is not None and time.monotonic() - waiting >= self._wait_s:
+            self.flush()
+
+    def flush(self) -> None:
+        """End the chunk and hand everything to the kernel: a killed process loses nothing of it.
+
+        Raises:
+            FogError: The disk is full or gone, or the bag is closed.
+        """
+        self._check_open()
+        try:
+            self._mcap.flush()
+            self._size = self._stream.tell()
+        except OSError as error:
+            raise self._fail(error) from error
+        except BaseException:
+            self._torn = True
+            raise
+        self._waiting_since = None
+
+    def sync(self) -> None:
+        """Flush, and wait until it is on the disk: a power cut loses nothing of it.
+
+        Raises:
+            FogError: The disk is full or gone, or the bag is closed.
+        """
+        self.flush()
+        try:
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise self._fail(error) from error
 
     def close(self) -> None:
-        """Write the index and give the bag its name; closing again does nothing.
+        """Write the index, bring all to the disk and give the bag its name; again: nothing.
 
         Raises:
             FogError: The disk is full or gone.
         """
         if not self._open:
             return
-        if not self._connections:  # else the extremes of an empty set would be written
-            self._writer.min_timestamp = self._writer.max_timestamp = 0
         try:
-            self._writer.close()
-            (self.part / self.path.name).rename(self.path)
+            self._end_file()
+            for file in self._files:
+                sync_file(self._folder / file.name)
+            write_metadata(self._folder, self._content().information())
+            self._folder.rename(self.path)
+            sync_folder(self.path.parent)
             self.part.rmdir()
+            sync_folder(self.path.parent)
         except OSError as error:
-            self.abort()
-            raise self._failure(error) from error
+            raise self._fail(error) from error
         self._open = False
 
     def abort(self) -> None:
         """Stop without finishing: what was written stays in the part."""
-        if self._open:
-            self._open = False
-            with suppress(Exception):
-                self._writer.abort()
+        if not self._open:
+            return
+        if not self._torn:
+            with suppress(FogError):
+                self.flush()
+        self._open = False
+        with suppress(OSError):
+            self._stream.close()
+
+    def _begin_file(self) -> None:
+        split = self._max_bytes is not None or self._max_ns is not None
+        name = f"{self.path.name}_{len(self._files)}" if split else self.path.name
+        self._stream = open_file(self._folder / f"{name}.mcap")
+        self._mcap = Writer(
+            self._stream, chunk_size=self._chunk_bytes, compression=self._compression
+        )
+        self._mcap.start(profile="ros2", library=LIBRARY)
+        self._schemas: dict[str, int] = {}
+        self._size = 0
+        self._files.append(BagFile(f"{name}.mcap"))
+        for key, text in self._custom.items():
+            self._mcap.add_metadata(CUSTOM_RECORD, {key: text})
+        for channel in self._channels.values():
+            self._register(channel)
+
+    def _register(self, channel: _Channel) -> None:
+        topic = channel.topic
+        if topic.type not in self._schemas:
+            self._schemas[topic.type] = self._mcap.register_schema(
+                topic.type, topic.encoding, topic.definition.encode()
+            )
+        metadata = {"offered_qos_profiles": topic.qos, "topic_type_hash": topic.type_hash}
+        channel.id = self._mcap.register_channel(
+            topic.name, "cdr", self._schemas[topic.type], metadata
+        )
+        self._mcap.add_metadata(
+            TOPIC_RECORD,
+            {"id": str(channel.id), "topic": topic.name, "type": topic.type, **metadata},
+        )
+
+    def _is_full(self, file: BagFile, log_ns: int) -> bool:
+        return (self._max_bytes is not None and self._size >= self._max_bytes) or (
+            self._max_ns is not None and log_ns - file.start_ns >= self._max_ns
+        )
+
+    def _next_file(self) -> None:
+        self._end_file()
+        self._begin_file()
+
+    def _end_file(self) -> None:
+        """Write the file's index; bringing it to the disk is left to the kernel until the end."""
+        # as `ros2 bag` does, so that the file alone says as much as the bag
+        text = dump(self._content().information()).strip()
+        self._mcap.add_metadata("rosbag2", {"serialized_metadata": text})
+        self._mcap.finish()
+        self._stream.close()
+        self._waiting_since = None
+
+    def _content(self) -> BagContent:
+        topics = [c.topic for c in self._channels.values()]
+        return BagContent(topics, self.counts, self._files, self._custom)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise self._failed or FogError(f"bag {self.path}: is closed, nothing can be added")
+
+    def _fail(self, error: OSError) -> FogError:
+        """Stop at an error of the disk; what it refused is not tried again."""
+        self._open = False
+        with suppress(OSError):
+            self._stream.close()
+        self._failed = self._failure(error)
+        return self._failed
 
     def _failure(self, error: OSError) -> FogError:
         return FogError(
             f"bag {self.path}: cannot be written ({error.strerror or error}); what came through "
-            f"lies in {self.part}. Make room or choose another folder."
+            f"lies in {self.part}. Make room or choose another folder; `fog bag recover "
+            f"{self.part} --output NEW` makes a bag of it."
         )
