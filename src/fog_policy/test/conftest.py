@@ -72,7 +72,8 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory, tiny_task: TaskConfig) 
             ),
             source=f"noise#{i}",
         )
-    return writer.finish(validation_fraction=0.25, report={})
+    # A seed that holds out two of the eight.
+    return writer.finish(validation_fraction=0.25, report={}, seed=43)
 
 
 @pytest.fixture

@@ -1,29 +1,23 @@
-"""Episodes at rest: zarr arrays with their metadata.
+"""Episode stores: the data that world models are fitted to.
 
-A store is a folder of zarr arrays, one row per step over all episodes:
+A store is a folder:
 
-=================  ====================================  ==========================================
-``image``          ``[step, height, width, channel]``    uint8 RGB
-``proprioception`` ``[step, field]``                     float32, physical units
-``action``         ``[step, field]``                     float32 in [-1, 1]
-``reward``         ``[step]``                            float32
-``end``            ``[step]``                            bool
-``stamp_ns``       ``[step]``                            int64
-=================  ====================================  ==========================================
+===================  =============================================================================
+``index.json``       the task, the split, the shards, the episodes and the report of the import
+``report.json``      the report once more, for people
+``shards/<name>/``   the episodes of one bag (see :mod:`fog_world_model.data.shard`)
+===================  =============================================================================
 
-Row t of an episode holds o_t and the transition (o_t, a_t) -> o_{t+1} with r_t and d_t; the
-transition of an episode's last row is zero and never used. The group's attributes hold the task,
-the episodes' borders, their sources, the split and the hash of the content.
+To those who read it a store is one long array of rows per part of an episode (``image``,
+``proprioception``, ``action``, ``reward``, ``end``, ``stamp_ns``), episode after episode in the
+order of the index, wherever the rows lie.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -31,56 +25,26 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
+from fog_world_model.data.episode import ARRAYS, Episode, Normalisation, row_shapes
+from fog_world_model.data.shard import EpisodeEntry, Shard, ShardWriter, writing
+from fog_world_model.data.store_index import FORMAT, Split, StoreIndex, read_index
 from fog_world_model.errors import FogError
-from fog_world_model.task import FloatArray, TaskConfig, task_from_dict
+from fog_world_model.task import TaskConfig
 
-ARRAYS = ("image", "proprioception", "action", "reward", "end", "stamp_ns")
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One episode in memory; see the module's docstring for the rows."""
-
-    image: npt.NDArray[np.uint8]
-    proprioception: FloatArray
-    action: FloatArray
-    reward: FloatArray
-    end: npt.NDArray[np.bool_]
-    stamp_ns: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """Number of rows (observations); there is one transition less."""
-        return len(self.image)
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and standard deviation of each proprioceptive field over the training episodes."""
-
-    mean: FloatArray
-    std: FloatArray
-
-    def apply(self, proprioception: npt.ArrayLike) -> FloatArray:
-        """Physical units -> about unit scale, ``[..., field]``."""
-        return ((np.asarray(proprioception, np.float32) - self.mean) / self.std).astype(np.float32)
-
-    def to_dict(self) -> dict[str, list[float]]:
-        """Plain lists."""
-        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
-
-    @staticmethod
-    def from_dict(content: dict[str, list[float]]) -> Normalisation:
-        """Inverse of :meth:`to_dict`."""
-        return Normalisation(
-            np.asarray(content["mean"], np.float32), np.asarray(content["std"], np.float32)
-        )
+__all__ = [
+    "ARRAYS",
+    "FORMAT",
+    "Episode",
+    "EpisodeEntry",
+    "EpisodeStore",
+    "EpisodeWriter",
+    "Normalisation",
+]
 
 
 class EpisodeWriter:
-    """Write a store beside its final place and move it there when it is whole.
+    """Write a store of one shard beside its final place and move it there when it is whole.
 
     As a context manager it leaves nothing behind when :meth:`finish` was not reached.
     """
@@ -95,12 +59,11 @@ class EpisodeWriter:
         if self.path.exists():
             raise FogError(f"episode store {self.path}: exists already; choose another --output")
         self._part = self.path.with_name(self.path.name + ".part")
-        with self._writing():
-            self._start(task)
-        self._episodes: list[dict[str, Any]] = []
-        self._pending: list[Episode] = []
-        self._rows = 0
-        self._hash = hashlib.sha256(task.hash.encode())
+        try:
+            self._shard = ShardWriter(self.path, "episodes", task, folder=self._part)
+        except FogError:
+            shutil.rmtree(self._part, ignore_errors=True)
+            raise
 
     def __enter__(self) -> EpisodeWriter:
         """Return the writer."""
@@ -115,96 +78,38 @@ class EpisodeWriter:
         """Delete what an unfinished store has written."""
         shutil.rmtree(self._part, ignore_errors=True)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            shutil.rmtree(self._part, ignore_errors=True)
-            raise FogError(
-                f"episode store {self.path}: cannot be written ({error.strerror or error}); "
-                "make room or choose another --output"
-            ) from error
-
-    def _start(self, task: TaskConfig) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._group = zarr.open_group(str(self._part), mode="w")
-        image, p, a = task.image, task.proprioception_size, task.action_size
-        rows: dict[str, tuple[tuple[int, ...], Any]] = {
-            "image": ((image.height, image.width, 3), np.uint8),
-            "proprioception": ((p,), np.float32),
-            "action": ((a,), np.float32),
-            "reward": ((), np.float32),
-            "end": ((), np.bool_),
-            "stamp_ns": ((), np.int64),
-        }
-        self._arrays = {
-            name: zarr.open_array(
-                str(self._part / name),
-                mode="w",
-                shape=(0, *shape),
-                chunks=(256 if name == "image" else 8192, *shape),
-                dtype=dtype,
-            )
-            for name, (shape, dtype) in rows.items()
-        }
-
-    def append(self, episode: Episode, *, source: str) -> None:
+    def append(self, episode: Episode, *, source: str, outcome: str = "") -> None:
         """Add an episode; ``source`` says where it was recorded.
 
         Raises:
-            FogError: The disk is full.
+            FogError: A value is not finite, an array has another shape than the task's, or the
+                disk is full.
         """
-        self._episodes.append({"start": self._rows, "length": len(episode), "source": source})
-        self._rows += len(episode)
-        self._pending.append(episode)
-        if sum(map(len, self._pending)) >= 1024:
-            self._flush()
+        self._shard.append(episode, source=source, outcome=outcome)
 
-    def _flush(self) -> None:
-        for name in ARRAYS:
-            block = np.concatenate([getattr(e, name) for e in self._pending])
-            with self._writing():
-                self._arrays[name].append(block)
-            self._hash.update(np.ascontiguousarray(block).tobytes())
-        self._pending = []
+    def finish(
+        self, *, validation_fraction: float, report: dict[str, Any], seed: int = 0
+    ) -> EpisodeStore:
+        """Choose the split, write the index, and give the store its name.
 
-    def finish(self, *, validation_fraction: float, report: dict[str, Any]) -> EpisodeStore:
-        """Choose the split, write the metadata, and give the store its name.
+        Args:
+            validation_fraction: Share of the episodes that is held out.
+            report: Kept in the index.
+            seed: Of the split.
 
         Raises:
             FogError: There is no episode, or the disk is full.
         """
-        if not self._episodes:
-            raise FogError(f"episode store {self.path}: there is no episode to store")
-        if self._pending:
-            self._flush()
-        with self._writing():
-            self._group.attrs.update(
-                {
-                    "format": FORMAT,
-                    "task": self.task.to_dict(),
-                    "task_hash": self.task.hash,
-                    "data_hash": self._hash.hexdigest(),
-                    "episodes": self._episodes,
-                    "validation": _split(self._episodes, validation_fraction),
-                    "report": report,
-                }
-            )
+        split = Split(validation_fraction, seed)
+        shard = self._shard.finish(fingerprint="", bag="", report={})
+        entry, episodes, _, _ = shard.describe()
+        index = StoreIndex(
+            self.task, split, {shard.folder.name: entry}, split.apply(episodes), report
+        )
+        index.write(self._part, self.path)
+        with writing(self.path):
             self._part.rename(self.path)
         return EpisodeStore(self.path)
-
-
-def _split(episodes: list[dict[str, Any]], fraction: float) -> list[int]:
-    """Held-out episodes: those with the smallest hash of source and place, so reproducible."""
-    count = round(len(episodes) * fraction)
-    if fraction > 0 and len(episodes) > 1:
-        count = min(max(count, 1), len(episodes) - 1)
-
-    def key(i: int) -> str:
-        return hashlib.sha256(f"{episodes[i]['source']}:{i}".encode()).hexdigest()
-
-    return sorted(sorted(range(len(episodes)), key=key)[:count])
 
 
 class EpisodeStore:
@@ -218,49 +123,44 @@ class EpisodeStore:
             task: When given, the store must have been made for this task.
 
         Raises:
-            FogError: It is missing, is not a store, or belongs to another task.
+            FogError: It is missing, is not a store, is not whole, or belongs to another task.
         """
         self._columns: dict[str, npt.NDArray[Any]] = {}
         self.path = Path(path)
         if not self.path.exists():
             raise FogError(f"episode store {self.path}: no such folder; make one with 'fog import'")
-        try:
-            self._group = zarr.open_group(str(self.path), mode="r")
-            self.attributes: dict[str, Any] = dict(self._group.attrs)
-            missing = [n for n in ARRAYS if not (self.path / n).is_dir()]
-            rows = sum(e["length"] for e in self.attributes.get("episodes", ()))
-            cut = [n for n in ARRAYS if n not in missing and self.array(n).shape[0] != rows]
-        except Exception as error:  # zarr raises many kinds for damaged stores
-            raise FogError(f"episode store {self.path}: cannot be read: {error}") from error
-        if missing or self.attributes.get("format") != FORMAT:
-            raise FogError(
-                f"episode store {self.path}: not an episode store of format {FORMAT} "
-                f"(missing {', '.join(missing) or 'nothing'}, "
-                f"format {self.attributes.get('format')})"
-            )
-        if cut or "task" not in self.attributes:
-            raise FogError(
-                f"episode store {self.path}: damaged: {', '.join(cut) or 'the task'} is not whole; "
-                "make the store again with 'fog import'"
-            )
-        self.task = task_from_dict(self.attributes["task"], source=f"episode store {self.path}")
+        self.index, self.attributes = read_index(self.path)
+        self.task = self.index.task
         if task is not None:
             task.require_same(self.task, f"episode store {self.path}")
+        self.shards = {name: Shard(self.path / "shards" / name) for name in self.index.shards}
+        """Name -> shard."""
+        for name, shard in self.shards.items():
+            if damage := shard.damage(self.index.shards[name].rows):
+                raise FogError(
+                    f"episode store {self.path}: damaged: shard {name}: {damage}; make the store "
+                    "again with 'fog import'"
+                )
+
+    @property
+    def episodes(self) -> list[EpisodeEntry]:
+        """Where each episode lies, where it comes from, and what became of it."""
+        return self.index.episodes
 
     @property
     def data_hash(self) -> str:
         """SHA-256 (hex) of the task and of all arrays."""
-        return str(self.attributes["data_hash"])
+        return self.index.data_hash
 
-    @property
+    @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """``[episode]``: rows of each episode."""
-        return np.asarray([e["length"] for e in self.attributes["episodes"]], np.int64)
+        return np.asarray([e.length for e in self.episodes], np.int64)
 
-    @property
+    @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
-        """``[episode]``: first row of each episode."""
-        return np.asarray([e["start"] for e in self.attributes["episodes"]], np.int64)
+        """``[episode]``: first row of each episode, counted over the whole store."""
+        return np.cumsum(self.lengths) - self.lengths
 
     @property
     def transitions(self) -> int:
@@ -269,18 +169,20 @@ class EpisodeStore:
 
     def split(self, name: str) -> npt.NDArray[np.int64]:
         """Indices of the episodes of ``training`` or ``validation``."""
-        held_out = set(self.attributes["validation"])
         wanted = name == "validation"
-        return np.asarray(
-            [i for i in range(len(self.lengths)) if (i in held_out) == wanted], np.int64
-        )
+        chosen = [i for i, e in enumerate(self.episodes) if e.held_out == wanted]
+        return np.asarray(chosen, np.int64)
 
-    def array(self, name: str) -> Any:
-        """One of the arrays, lazily loaded; see the module's docstring."""
-        return zarr.open_array(str(self.path / name), mode="r")
+    def array(self, name: str) -> StoredColumn:
+        """One of the arrays, read when it is sliced."""
+        return StoredColumn(self, name)
 
     def episode(self, index: int) -> Episode:
-        """Load one episode."""
+        """Load one episode.
+
+        Raises:
+            FogError: It is damaged.
+        """
         start, length = int(self.starts[index]), int(self.lengths[index])
         return Episode(**{name: self.load(name, start, start + length) for name in ARRAYS})
 
@@ -290,13 +192,42 @@ class EpisodeStore:
         Raises:
             FogError: The array is damaged.
         """
-        try:
-            return np.asarray(self.array(name)[start:stop])
-        except Exception as error:  # zarr raises many kinds for damaged arrays
-            raise FogError(
-                f"episode store {self.path}: array '{name}' cannot be read: {error}; "
-                "make the store again with 'fog import'"
-            ) from error
+        total = int(self.lengths.sum())
+        start, stop, _ = slice(start, stop).indices(total)
+        shape, dtype = row_shapes(self.task)[name]
+        rows = np.empty((max(0, stop - start), *shape), dtype)
+        for shard, first, last, place in self._spans(start, stop):
+            try:
+                rows[place : place + last - first] = self.shards[shard].array(name)[first:last]
+            except Exception as error:  # zarr raises many kinds for damaged arrays
+                raise FogError(
+                    f"episode store {self.path}: shard {shard}: array '{name}' cannot be read: "
+                    f"{error}; make the store again with 'fog import'"
+                ) from error
+        return rows
+
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[str, int, int, int]]:
+        """Shard, its first and its last row (exclusive), and the place in the result.
+
+        Episodes that lie one after the other in a shard are read in one go.
+        """
+        index = int(np.searchsorted(self.starts, start, side="right")) - 1
+        open_span: tuple[str, int, int, int] | None = None
+        row = start
+        while row < stop:
+            entry = self.episodes[index]
+            first = entry.start + row - int(self.starts[index])
+            last = min(entry.start + entry.length, first + stop - row)
+            if open_span is not None and open_span[0] == entry.shard and open_span[2] == first:
+                open_span = (*open_span[:2], last, open_span[3])
+            else:
+                if open_span is not None:
+                    yield open_span
+                open_span = (entry.shard, first, last, row - start)
+            row += last - first
+            index += 1
+        if open_span is not None:
+            yield open_span
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """A whole array, read once and shared by all who ask; do not write to it.
@@ -325,3 +256,22 @@ class EpisodeStore:
         return Normalisation(
             rows.mean(axis=0).astype(np.float32), np.where(std > 1e-4, std, 1.0).astype(np.float32)
         )
+
+
+class StoredColumn:
+    """One array of a store, over all its shards; slicing it reads the rows."""
+
+    def __init__(self, store: EpisodeStore, name: str) -> None:
+        """Remember what is to be read."""
+        shape, dtype = row_shapes(store.task)[name]
+        self._store, self._name = store, name
+        self.shape = (int(store.lengths.sum()), *shape)
+        self.dtype = np.dtype(dtype)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+        """Read rows; the slice has no step."""
+        return self._store.load(self._name, *slice(rows.start, rows.stop).indices(len(self))[:2])
