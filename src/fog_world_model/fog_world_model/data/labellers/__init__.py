@@ -32,6 +32,10 @@ def make_labeller(task: TaskConfig) -> Labeller | None:
         from fog_world_model.data.labellers.pusht_image import PushTLabeller
 
         return PushTLabeller(config)
+    if config.name == "push_cube_markers":
+        from fog_world_model.data.labellers.push_cube_markers import PushCubeLabeller
+
+        return PushCubeLabeller(config)
     raise FogError(
         f"task '{task.name}': labeller.name: no labeller '{config.name}'; "
         f"known are {', '.join(LABELLERS)}"

@@ -1,0 +1,184 @@
+"""Where the fiducial markers sit on the cube and on the goal post, and what they look like.
+
+The cube carries one marker on each of its sides, four on its top (seen when the camera looks over
+its edge) and one below. The post carries a box with one marker on each of its four sides. A marker
+is a black square with a white border around it; its size is that of the black square.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from fog_world_model.errors import FogError
+from fog_world_model.task import LabellerConfig
+
+Array = npt.NDArray[np.float64]
+
+FACES = ("+x", "+y", "-x", "-y", "+z", "-z")
+"""Sides of a box by their outward normal."""
+_AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
+_CUBE_IDS, _POST_IDS = 9, 4
+DICTIONARIES = tuple(sorted(n[len("DICT_") :] for n in dir(cv2.aruco) if n.startswith("DICT_")))
+"""Names of the dictionaries that OpenCV knows, such as ``4X4_50`` and ``APRILTAG_36h11``."""
+
+
+@dataclass(frozen=True)
+class Marker:
+    """One marker on a side of a box."""
+
+    identifier: int
+    face: str
+    """One of :data:`FACES`."""
+    size_m: float
+    """Side of the black square."""
+    right_m: float = 0.0
+    """Where its centre lies, from the centre of the face as one looks at it."""
+    up_m: float = 0.0
+
+    def corners(self, box_m: float) -> Array:
+        """``[corner, axis]`` in the frame of a box of that size (origin at its centre, z up).
+
+        In OpenCV's order: clockwise from the marker's own left top, as one looks at it.
+        """
+        normal, right, up = face_axes(self.face)
+        centre = normal * box_m / 2 + right * self.right_m + up * self.up_m
+        half = self.size_m / 2
+        around = ((-half, half), (half, half), (half, -half), (-half, -half))
+        return np.array([centre + a * right + b * up for a, b in around])
+
+
+def face_axes(face: str) -> tuple[Array, Array, Array]:
+    """Outward normal, right and up of a box's side, as one looks at it.
+
+    Up is z on the four sides, and x on top and bottom.
+    """
+    normal = np.array(_AXES[face[1]]) * (1.0 if face[0] == "+" else -1.0)
+    up = np.array(_AXES["x" if face[1] == "z" else "z"])
+    return normal, np.cross(up, normal), up
+
+
+@dataclass(frozen=True)
+class MarkerLayout:
+    """Sizes and identifiers of all markers of the push_cube scene."""
+
+    dictionary: str = "4X4_50"
+    """One of :data:`DICTIONARIES`."""
+    cube_size_m: float = 0.30
+    cube_marker_m: float = 0.24
+    """Markers on the cube's sides and below."""
+    cube_top_marker_m: float = 0.12
+    """The four on its top."""
+    cube_first_id: int = 0
+    """Sides +x, +y, -x, -y, then the four on top, then the one below: nine identifiers."""
+    post_box_m: float = 0.36
+    """Side of the box on the post."""
+    post_marker_m: float = 0.30
+    post_first_id: int = 10
+    """Sides +x, +y, -x, -y: four identifiers."""
+
+    def __post_init__(self) -> None:
+        """Check that the markers fit.
+
+        Raises:
+            FogError: No such dictionary, too few identifiers in it, identifiers used twice, or a
+                marker that leaves no white border on its face.
+        """
+        if self.dictionary not in DICTIONARIES:
+            raise FogError(
+                f"labeller.dictionary: OpenCV has no markers {self.dictionary!r}; known are "
+                f"{', '.join(DICTIONARIES)}"
+            )
+        used = [m.identifier for m in (*self.cube(), *self.post())]
+        count = len(self.opencv().bytesList)
+        if len(set(used)) < len(used) or min(used) < 0 or max(used) >= count:
+            raise FogError(
+                "labeller.options: the identifiers of cube and post (nine from cube_first_id, "
+                f"four from post_first_id) must differ and lie in 0 to {count - 1}, those that "
+                f"{self.dictionary} has"
+            )
+        for name, size, room in (
+            ("cube_marker_m", self.cube_marker_m, self.cube_size_m),
+            ("cube_top_marker_m", self.cube_top_marker_m, self.cube_size_m / 2),
+            ("post_marker_m", self.post_marker_m, self.post_box_m),
+        ):
+            if not 0.0 < size < room:
+                raise FogError(
+                    f"labeller.options.{name} must be positive and below {room:g} m, so that white "
+                    f"is left around the marker; it is {size:g}"
+                )
+
+    def opencv(self) -> cv2.aruco.Dictionary:
+        """The dictionary."""
+        return cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, f"DICT_{self.dictionary}"))
+
+    def cube(self) -> tuple[Marker, ...]:
+        """Markers of the cube."""
+        first, quarter = self.cube_first_id, self.cube_size_m / 4
+        top = ((-1, 1), (1, 1), (1, -1), (-1, -1))
+        return (
+            *(Marker(first + k, face, self.cube_marker_m) for k, face in enumerate(FACES[:4])),
+            *(
+                Marker(first + 4 + k, "+z", self.cube_top_marker_m, a * quarter, b * quarter)
+                for k, (a, b) in enumerate(top)
+            ),
+            Marker(first + _CUBE_IDS - 1, "-z", self.cube_marker_m),
+        )
+
+    def post(self) -> tuple[Marker, ...]:
+        """Markers of the post's box."""
+        return tuple(
+            Marker(self.post_first_id + k, face, self.post_marker_m)
+            for k, face in enumerate(FACES[:_POST_IDS])
+        )
+
+    def draw_marker(self, identifier: int, side_px: int) -> npt.NDArray[np.uint8]:
+        """The black square of a marker, ``[row, column]`` uint8, without its white border."""
+        return np.asarray(cv2.aruco.generateImageMarker(self.opencv(), identifier, side_px))
+
+    def draw_face(
+        self, markers: tuple[Marker, ...], face: str, box_m: float, side_px: int
+    ) -> npt.NDArray[np.uint8]:
+        """A side of a box as one looks at it: ``[row, column]`` uint8, white but for its markers.
+
+        Args:
+            markers: Those of the box; others than this face's are left out.
+            face: One of :data:`FACES`.
+            box_m: Side of the box.
+            side_px: Side of the picture.
+        """
+        picture = np.full((side_px, side_px), 255, np.uint8)
+        scale = side_px / box_m
+        for marker in (m for m in markers if m.face == face):
+            size = round(marker.size_m * scale)
+            left = round((box_m / 2 + marker.right_m) * scale - size / 2)
+            top = round((box_m / 2 - marker.up_m) * scale - size / 2)
+            picture[top : top + size, left : left + size] = self.draw_marker(
+                marker.identifier, size
+            )
+        return picture
+
+
+def marker_layout(config: LabellerConfig | None) -> MarkerLayout:
+    """The markers that a labeller looks for; the usual ones where there is no labeller.
+
+    Args:
+        config: Its ``dictionary`` and those of its ``options`` that are about markers.
+
+    Raises:
+        FogError: They do not fit, see :class:`MarkerLayout`.
+    """
+    if config is None:
+        return MarkerLayout()
+    given: dict[str, Any] = {
+        f.name: int(config.options[f.name]) if f.type == "int" else config.options[f.name]
+        for f in fields(MarkerLayout)
+        if f.name in config.options
+    }
+    if config.dictionary:
+        given["dictionary"] = config.dictionary
+    return MarkerLayout(**given)
