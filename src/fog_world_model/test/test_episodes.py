@@ -289,3 +289,20 @@ def test_rows_over_shards_and_gaps(tmp_path: Path, tiny_task: TaskConfig) -> Non
                 np.testing.assert_array_equal(store.load(name, start, stop), rows[start:stop])
                 np.testing.assert_array_equal(store.array(name)[start:stop], rows[start:stop])
         np.testing.assert_array_equal(store.column(name), rows)
+
+
+def test_chunk_borders(tmp_path: Path, tiny_task: TaskConfig) -> None:
+    """Chunks of 32 images; episodes 20, 30 and 40 rows long, of which the second is left out."""
+    path = write(tmp_path / "store", tiny_task, [20, 30, 40], 0.0).path
+    assert EpisodeStore(path).array("image").chunk_borders.tolist() == [0, 32, 64, 90]
+
+    def leave_out(content: dict[str, Any]) -> None:
+        content["episodes"].pop(1)
+        digest = hashlib.sha256(tiny_task.hash.encode())
+        for entry in content["episodes"]:
+            digest.update(entry["hash"].encode())
+        content["data_hash"] = digest.hexdigest()
+
+    edit(path, leave_out)
+    # Rows 20 to 59 of the store are rows 50 to 89 of the shard: the chunk changes at its row 64.
+    assert EpisodeStore(path).array("image").chunk_borders.tolist() == [0, 20, 34, 60]

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fog_world_model.data.episode import ARRAYS, Episode, Normalisation, row_shapes
-from fog_world_model.data.shard import EpisodeEntry, Shard, ShardWriter, writing
+from fog_world_model.data.shard import EpisodeEntry, Shard, ShardWriter, chunk_rows, writing
 from fog_world_model.data.store_index import FORMAT, Split, StoreIndex, read_index
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
@@ -271,6 +271,22 @@ class StoredColumn:
     def __len__(self) -> int:
         """Number of rows."""
         return self.shape[0]
+
+    @cached_property
+    def chunk_borders(self) -> npt.NDArray[np.int64]:
+        """``[chunk + 1]``: rows between which one chunk on disk is read, ascending from 0.
+
+        Rows within two neighbouring borders lie in one chunk; reading all of them decodes it once.
+        """
+        step, borders, before = chunk_rows(self._name), [], ("", -1)
+        for start, entry in zip(self._store.starts, self._store.episodes, strict=True):
+            if before != (entry.shard, entry.start):
+                borders.append(int(start))
+            end = entry.start + entry.length
+            first = -(-entry.start // step) * step
+            borders += [int(start) + row - entry.start for row in range(first, end, step)]
+            before = (entry.shard, end)
+        return np.unique(np.asarray([*borders, len(self)], np.int64))
 
     def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
         """Read rows; the slice has no step."""

@@ -123,7 +123,7 @@ class ShardWriter:
                 self.part.mkdir(parents=True)
                 zarr.open_group(str(self.part), mode="w")
                 self._arrays = {
-                    array: _create(self.part / array, shape, dtype, _chunk_rows(array))
+                    array: _create(self.part / array, shape, dtype, chunk_rows(array))
                     for array, (shape, dtype) in row_shapes(task).items()
                 }
         except FogError:
@@ -166,7 +166,7 @@ class ShardWriter:
         for name in ARRAYS:
             self._pending[name].append(getattr(episode, name))
             # Whole chunks only: one that is written in two goes is compressed twice.
-            chunk = _chunk_rows(name)
+            chunk = chunk_rows(name)
             if sum(map(len, self._pending[name])) >= chunk * _FLUSH_CHUNKS.get(name, 1):
                 self._flush(name, chunk)
 
@@ -257,7 +257,8 @@ class Shard:
         return ""
 
 
-def _chunk_rows(name: str) -> int:
+def chunk_rows(name: str) -> int:
+    """Rows in a chunk of an array."""
     return IMAGE_CHUNK_ROWS if name == "image" else CHUNK_ROWS
 
 
