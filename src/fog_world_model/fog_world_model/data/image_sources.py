@@ -26,6 +26,8 @@ from fog_world_model.errors import FogError
 Images = npt.NDArray[np.uint8]
 """``[time, channel, height, width]``"""
 Rows = npt.NDArray[np.int64]
+Chunk = tuple[str, int]
+"""Name of a shard, and number of a chunk of its images."""
 Place = Literal["auto", "ram", "disk"]
 """Where images are read from; ``auto``: memory, if they take less than half of what is free."""
 
@@ -196,11 +198,10 @@ class ImagesOnDisk:
         """
         image = store.task.image
         self._shape = (3, image.height, image.width)
-        self._store, self._array = store, store.array("image")
-        rows, step = self._array.shape[0], self._array.chunks[0]
-        self._borders = np.append(np.arange(0, rows, step), rows).astype(np.int64)
+        self._store = store
+        self._entries, self._starts = store.episodes, store.starts
         self._room = cache_bytes
-        self._cache: OrderedDict[int, Images] = OrderedDict()
+        self._cache: OrderedDict[Chunk, Images] = OrderedDict()
         self._lock = threading.Lock()
         workers = workers or min(os.cpu_count() or 1, 4)
         self.ahead = workers + 1
@@ -224,23 +225,28 @@ class ImagesOnDisk:
     def _gather(self, first_rows: Rows, length: int) -> npt.NDArray[np.uint8]:
         """Read and cut out windows, ``[window, time, channel, height, width]``."""
         found = np.empty((len(first_rows), length, *self._shape), np.uint8)
-        touched: dict[int, list[int]] = {}
-        first_chunks = np.searchsorted(self._borders, first_rows, side="right") - 1
-        last_chunks = np.searchsorted(self._borders, first_rows + length - 1, side="right") - 1
-        for window, (first, last) in enumerate(zip(first_chunks, last_chunks, strict=True)):
-            for chunk in range(first, last + 1):
-                touched.setdefault(chunk, []).append(window)
+        touched: dict[Chunk, list[tuple[int, int]]] = {}
+        episodes = np.searchsorted(self._starts, first_rows, side="right") - 1
+        for window, (row, episode) in enumerate(zip(first_rows, episodes, strict=True)):
+            entry = self._entries[episode]
+            first = entry.start + int(row - self._starts[episode])
+            step = self._chunk_rows(entry.shard)
+            for number in range(first // step, (first + length - 1) // step + 1):
+                # Where the chunk's first row is, seen from the window's.
+                place = number * step - first
+                touched.setdefault((entry.shard, number), []).append((window, place))
         for chunk in sorted(touched):
             images = self._chunk(chunk)
-            start, stop = self._borders[chunk : chunk + 2]
-            for window in touched[chunk]:
-                row = first_rows[window]
-                first, last = max(row, start), min(row + length, stop)
-                part = images[first - start : last - start]
-                found[window, first - row : last - row] = part.transpose(0, 3, 1, 2)
+            for window, place in touched[chunk]:
+                first, last = max(place, 0), min(place + len(images), length)
+                part = images[first - place : last - place]
+                found[window, first:last] = part.transpose(0, 3, 1, 2)
         return found
 
-    def _chunk(self, chunk: int) -> Images:
+    def _chunk_rows(self, shard: str) -> int:
+        return int(self._store.shards[shard].array("image").chunks[0])
+
+    def _chunk(self, chunk: Chunk) -> Images:
         """A decoded chunk, ``[row, height, width, channel]``."""
         with self._lock:
             if chunk in self._cache:
@@ -249,18 +255,21 @@ class ImagesOnDisk:
         # Two threads may read the same chunk at the same time: rarely, and to no harm.
         images = self._read(chunk)
         with self._lock:
+            self._room += self._cache.pop(chunk, images[:0]).nbytes
             self._cache[chunk] = images
-            self._cache.move_to_end(chunk)
-            while sum(c.nbytes for c in self._cache.values()) > self._room:
-                self._cache.popitem(last=False)
+            self._room -= images.nbytes
+            while self._room < 0:
+                self._room += self._cache.popitem(last=False)[1].nbytes
         return images
 
-    def _read(self, chunk: int) -> Images:
-        start, stop = self._borders[chunk : chunk + 2]
+    def _read(self, chunk: Chunk) -> Images:
+        shard, number = chunk
+        step = self._chunk_rows(shard)
         try:
-            return np.asarray(self._array[start:stop])
+            array = self._store.shards[shard].array("image")
+            return np.asarray(array[number * step : (number + 1) * step])
         except Exception as error:  # zarr raises many kinds for damaged arrays
             raise FogError(
-                f"episode store {self._store.path}: array 'image' cannot be read: {error}; "
-                "make the store again with 'fog import'"
+                f"episode store {self._store.path}: shard {shard}: array 'image' cannot be read: "
+                f"{error}; make the store again with 'fog import'"
             ) from error
