@@ -12,7 +12,7 @@ import numpy as np
 from fog_bringup.robots.mujoco_gl import mujoco
 from fog_world_model.data.labellers.marker_layout import FACES, Marker, MarkerLayout
 
-_TEXTURE_PX = 240
+_TEXTURE_PX = 600
 # MuJoCo's order of the six pictures of a cube texture, and by how many quarter turns
 # anticlockwise each has to be turned to stand on its face as MarkerLayout has it.
 _QUARTER_TURNS = {"+x": 1, "-x": -1, "+y": 2, "-y": 0, "+z": -1, "-z": 1}

@@ -104,9 +104,8 @@ class MarkerDetector:
         corners, identifiers, _ = self._detector.detectMarkers(grey)
         found: dict[int, Array] = {}
         twice = set()
-        for quad, identifier in zip(
-            corners, [] if identifiers is None else identifiers.ravel().tolist(), strict=True
-        ):
+        numbers = [] if identifiers is None else [int(i) for i in np.ravel(identifiers)]
+        for quad, identifier in zip(corners, numbers, strict=True):
             if identifier in found:
                 twice.add(identifier)
             found[identifier] = np.asarray(quad, np.float64).reshape(4, 2)
@@ -123,8 +122,9 @@ def locate_box(
     """Pose of a box in the base frame, from all of its markers that were found.
 
     A single square may be explained by two poses (Collins and Bartoli, "Infinitesimal plane-based
-    pose estimation", 2014). Both are tried for every marker, each is refined over the corners of
-    all of them, and the one with the least error is taken, or the more upright where both fit.
+    pose estimation", 2014), and so may all squares of one face. Both are tried for every face, each
+    is refined over the corners on all faces, and the one with the least error is taken, or the one
+    with a face up where both fit.
 
     Args:
         found: What :meth:`MarkerDetector.find` gave.
@@ -143,8 +143,13 @@ def locate_box(
     objects = np.concatenate([corners[m.identifier] for m in seen])
     pixels = np.concatenate([found[m.identifier] for m in seen])
     candidates = []
-    for marker in seen:
-        for start in _poses_of_square(corners[marker.identifier], found[marker.identifier], camera):
+    for face in {m.face for m in seen}:
+        there = [m.identifier for m in seen if m.face == face]
+        for start in _poses_of_plane(
+            np.concatenate([corners[i] for i in there]),
+            np.concatenate([found[i] for i in there]),
+            camera,
+        ):
             candidates.append(_refined(objects, pixels, camera, *start))
     candidates = [c for c in candidates if c[0] < _WORST_PX and c[2][2] > 0.0]
     if not candidates:
@@ -156,7 +161,7 @@ def locate_box(
         for error, turn, shift in candidates
         if error <= _AMBIGUOUS * best
     ]
-    upright = [f for f in fitting if f[0][2, 2] > _UPRIGHT] or fitting
+    upright = [f for f in fitting if np.abs(f[0][2]).max() > _UPRIGHT] or fitting
     rotation, position, error, turn, shift = min(upright, key=lambda f: f[2])
     spread = max(float(np.hypot(*(p - position)[:2])) * error / max(e, 1e-9)
                  for _, p, e, _, _ in upright)  # fmt: skip
@@ -164,28 +169,32 @@ def locate_box(
     return BoxSight(rotation, position, math.hypot(noise, 0.5 * spread))
 
 
-def _poses_of_square(
+def _poses_of_plane(
     corners: Array, pixels: Array, camera: CameraModel
 ) -> list[tuple[Array, Array]]:
-    """Rotation vectors and translations, box to camera, that explain one marker."""
+    """Rotation vectors and translations, box to camera, that explain the markers of one face."""
     count, turns, shifts, _ = cv2.solvePnPGeneric(
         corners, pixels, camera.matrix, camera.distortion, flags=cv2.SOLVEPNP_IPPE
     )
-    return [(np.asarray(turns[k]).ravel(), np.asarray(shifts[k]).ravel()) for k in range(count)]
+    return [
+        (np.array(turns[k], np.float64).ravel(), np.array(shifts[k], np.float64).ravel())
+        for k in range(count)
+    ]
 
 
 def _refined(
     objects: Array, pixels: Array, camera: CameraModel, turn: Array, shift: Array
 ) -> tuple[float, Array, Array]:
     """Least-squares pose near a first guess: error in px, rotation vector, translation."""
-    turn, shift = cv2.solvePnPRefineLM(
+    better = cv2.solvePnPRefineLM(
         objects, pixels, camera.matrix, camera.distortion, turn.copy(), shift.copy()
     )
+    turn, shift = (np.array(x, np.float64).ravel() for x in better)
     projected, _ = cv2.projectPoints(objects, turn, shift, camera.matrix, camera.distortion)
     error = float(np.sqrt(((projected.reshape(-1, 2) - pixels) ** 2).sum(1).mean()))
     if not np.isfinite(error):
         error = math.inf
-    return error, np.asarray(turn).ravel(), np.asarray(shift).ravel()
+    return error, turn, shift
 
 
 def _planar_noise(

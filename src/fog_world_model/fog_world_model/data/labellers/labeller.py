@@ -13,6 +13,12 @@ from fog_world_model.task import FloatArray, LabellerConfig
 
 Options = TypeVar("Options")
 
+BASE_FIELDS = (
+    *(f"pose.pose.position.{axis}" for axis in "xyz"),
+    *(f"pose.pose.orientation.{axis}" for axis in "xyzw"),
+)
+"""Fields of the nav_msgs/msg/Odometry that :meth:`Labeller.label` is given, in this order."""
+
 PlanarPose = tuple[float, float, float]
 """``(x, y, yaw)`` in m and rad, x forwards and y to the left (REP-103)."""
 
@@ -62,8 +68,9 @@ class Labeller(Protocol):
 
         Args:
             sights: ``[step, field]``: what :meth:`look` returned.
-            base: ``[step, 3]``: (x, y, yaw) of the robot in its odometry's frame; None when the
-                task names no odometry for the labeller.
+            base: ``[step, 7]``: pose of the robot in its odometry's frame at every step, m and a
+                unit quaternion, see :data:`BASE_FIELDS`; None when the task names no odometry for
+                the labeller.
         """
 
 

@@ -1,8 +1,10 @@
 """Where the fiducial markers sit on the cube and on the goal post, and what they look like.
 
-The cube carries one marker on each of its sides, four on its top (seen when the camera looks over
-its edge) and one below. The post carries a box with one marker on each of its four sides. A marker
-is a black square with a white border around it; its size is that of the black square.
+Each of the cube's six faces carries a large marker, to be seen from afar, and around it a ring of
+small ones along the edges: while the robot pushes, its camera is so near that it sees a strip of
+the cube's top and nothing else, and a cube that was tipped over has another face on top. The post
+carries a box with one marker on each of its four sides. A marker is a black square with a white
+border around it; its size is that of the black square.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ Array = npt.NDArray[np.float64]
 FACES = ("+x", "+y", "-x", "-y", "+z", "-z")
 """Sides of a box by their outward normal."""
 _AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
-_CUBE_IDS, _POST_IDS = 9, 4
 DICTIONARIES = tuple(sorted(n[len("DICT_") :] for n in dir(cv2.aruco) if n.startswith("DICT_")))
 """Names of the dictionaries that OpenCV knows, such as ``4X4_50`` and ``APRILTAG_36h11``."""
 
@@ -66,19 +67,21 @@ def face_axes(face: str) -> tuple[Array, Array, Array]:
 class MarkerLayout:
     """Sizes and identifiers of all markers of the push_cube scene."""
 
-    dictionary: str = "4X4_50"
+    dictionary: str = "4X4_250"
     """One of :data:`DICTIONARIES`."""
     cube_size_m: float = 0.30
-    cube_marker_m: float = 0.24
-    """Markers on the cube's sides and below."""
-    cube_top_marker_m: float = 0.12
-    """The four on its top."""
+    cube_marker_m: float = 0.15
+    """The marker in the middle of a face."""
+    cube_ring: int = 5
+    """Small markers along an edge of a face, those in the corners included."""
+    cube_ring_marker_m: float = 0.045
+    """The small markers."""
     cube_first_id: int = 0
-    """Sides +x, +y, -x, -y, then the four on top, then the one below: nine identifiers."""
+    """Face by face (+x, +y, -x, -y, +z, -z), the middle first, then the ring row by row."""
     post_box_m: float = 0.36
     """Side of the box on the post."""
     post_marker_m: float = 0.30
-    post_first_id: int = 10
+    post_first_id: int = 120
     """Sides +x, +y, -x, -y: four identifiers."""
 
     def __post_init__(self) -> None:
@@ -93,17 +96,19 @@ class MarkerLayout:
                 f"labeller.dictionary: OpenCV has no markers {self.dictionary!r}; known are "
                 f"{', '.join(DICTIONARIES)}"
             )
+        if self.cube_ring < 3:
+            raise FogError("labeller.options.cube_ring must be at least 3")
         used = [m.identifier for m in (*self.cube(), *self.post())]
         count = len(self.opencv().bytesList)
         if len(set(used)) < len(used) or min(used) < 0 or max(used) >= count:
             raise FogError(
-                "labeller.options: the identifiers of cube and post (nine from cube_first_id, "
-                f"four from post_first_id) must differ and lie in 0 to {count - 1}, those that "
-                f"{self.dictionary} has"
+                f"labeller.options: the identifiers of cube ({len(self.cube())} from "
+                f"cube_first_id) and post ({len(self.post())} from post_first_id) must differ and "
+                f"lie in 0 to {count - 1}, those that {self.dictionary} has"
             )
         for name, size, room in (
-            ("cube_marker_m", self.cube_marker_m, self.cube_size_m),
-            ("cube_top_marker_m", self.cube_top_marker_m, self.cube_size_m / 2),
+            ("cube_marker_m", self.cube_marker_m, self.cube_size_m * (1 - 2 / self.cube_ring)),
+            ("cube_ring_marker_m", self.cube_ring_marker_m, self.cube_size_m / self.cube_ring),
             ("post_marker_m", self.post_marker_m, self.post_box_m),
         ):
             if not 0.0 < size < room:
@@ -118,22 +123,30 @@ class MarkerLayout:
 
     def cube(self) -> tuple[Marker, ...]:
         """Markers of the cube."""
-        first, quarter = self.cube_first_id, self.cube_size_m / 4
-        top = ((-1, 1), (1, 1), (1, -1), (-1, -1))
-        return (
-            *(Marker(first + k, face, self.cube_marker_m) for k, face in enumerate(FACES[:4])),
-            *(
-                Marker(first + 4 + k, "+z", self.cube_top_marker_m, a * quarter, b * quarter)
-                for k, (a, b) in enumerate(top)
-            ),
-            Marker(first + _CUBE_IDS - 1, "-z", self.cube_marker_m),
-        )
+        count = self.cube_ring
+        pitch, middle = self.cube_size_m / count, (count - 1) / 2
+        ring = [k for k in range(count**2) if {k % count, k // count} & {0, count - 1}]
+        markers = []
+        for number, face in enumerate(FACES):
+            first = self.cube_first_id + number * (1 + len(ring))
+            markers.append(Marker(first, face, self.cube_marker_m))
+            markers += [
+                Marker(
+                    first + 1 + place,
+                    face,
+                    self.cube_ring_marker_m,
+                    (k % count - middle) * pitch,
+                    (middle - k // count) * pitch,
+                )
+                for place, k in enumerate(ring)
+            ]
+        return tuple(markers)
 
     def post(self) -> tuple[Marker, ...]:
         """Markers of the post's box."""
         return tuple(
             Marker(self.post_first_id + k, face, self.post_marker_m)
-            for k, face in enumerate(FACES[:_POST_IDS])
+            for k, face in enumerate(FACES[:4])
         )
 
     def draw_marker(self, identifier: int, side_px: int) -> npt.NDArray[np.uint8]:

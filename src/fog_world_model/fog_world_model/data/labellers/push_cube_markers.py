@@ -21,12 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fog_world_model.data.labellers.fiducials import (
-    BoxSight,
-    MarkerDetector,
-    Mounting,
-    locate_box,
-)
+from fog_world_model.data.labellers.fiducials import MarkerDetector, Mounting, locate_box
 from fog_world_model.data.labellers.labeller import CameraModel, Labels, read_options
 from fog_world_model.data.labellers.marker_layout import MarkerLayout, marker_layout
 from fog_world_model.errors import FogError
@@ -34,8 +29,12 @@ from fog_world_model.task import FloatArray, LabellerConfig
 
 Array = npt.NDArray[np.float64]
 
-FIELDS = ("cube_x", "cube_y", "cube_yaw", "cube_std", "post_x", "post_y", "post_std")
+FIELDS = (
+    *("cube_x", "cube_y", "cube_z", "cube_std", "cube_yaw"),
+    *("post_x", "post_y", "post_z", "post_std"),
+)
 """What :meth:`PushCubeLabeller.look` returns: m and rad in the base frame."""
+_CUBE, _CUBE_STD, _POST, _POST_STD = slice(0, 3), 3, slice(5, 8), 8
 
 
 @dataclass(frozen=True)
@@ -140,36 +139,37 @@ class PushCubeLabeller:
         cube = locate_box(found, layout.cube(), layout.cube_size_m, camera, mounting)
         post = locate_box(found, layout.post(), layout.post_box_m, camera, mounting)
         sight = np.full(len(FIELDS), np.nan, np.float32)
-        if self._sure(cube):
-            sight[:4] = *cube.position[:2], cube.yaw, cube.std_m
-        if self._sure(post):
-            sight[4:] = *post.position[:2], post.std_m
+        if cube is not None and cube.std_m < self.options.worst_std_m:
+            sight[:5] = *cube.position, cube.std_m, cube.yaw
+        if post is not None and post.std_m < self.options.worst_std_m:
+            sight[5:] = *post.position, post.std_m
         return sight
-
-    def _sure(self, sight: BoxSight | None) -> bool:
-        return sight is not None and sight.std_m < self.options.worst_std_m
 
     def label(self, sights: FloatArray, base: FloatArray | None) -> Labels:
         """Progress and end of every transition.
 
         Args:
             sights: ``[step, field]``: what :meth:`look` returned.
-            base: ``[step, 3]``: (x, y, yaw) in the odometry's frame; None: nothing is carried from
-                one step to another.
+            base: ``[step, 7]``: pose in the odometry's frame, see ``BASE_FIELDS``; its tilt counts,
+                because a robot that pushes leans on the cube. None: nothing is carried from one
+                step to another, and the robot is taken as upright.
         """
         options = self.options
         seen = np.asarray(sights, np.float64)
         if base is None:
-            robot = np.zeros((len(seen), 3))
-            cube, post = seen[:, 0:2], seen[:, 4:6]
+            robot = np.zeros((len(seen), 2))
+            cube, post = seen[:, _CUBE][:, :2], seen[:, _POST][:, :2]
         else:
-            robot = np.asarray(base, np.float64)
-            cube = carry_cube(_to_world(seen[:, 0:2], robot), seen[:, 3], robot, options)
-            post = _weighted(_to_world(seen[:, 4:6], robot), seen[:, 6], options.memory_steps)
+            pose = np.asarray(base, np.float64)
+            robot = pose[:, :2]
+            cube = carry_cube(to_ground(seen[:, _CUBE], pose), seen[:, _CUBE_STD], robot, options)
+            post = _weighted(
+                to_ground(seen[:, _POST], pose), seen[:, _POST_STD], options.memory_steps
+            )
         way = post - cube
         to_post = np.hypot(*way.T)
         behind = cube - way * (options.push_distance_m / np.maximum(to_post, 1e-6))[:, None]
-        potential = -to_post - 0.5 * np.hypot(*(robot[:, :2] - behind).T)
+        potential = -to_post - 0.5 * np.hypot(*(robot - behind).T)
         done = np.nan_to_num(to_post, nan=math.inf)[1:] < options.done_distance_m
         reward = options.scale * np.diff(potential) + options.bonus * done
         return Labels(reward.astype(np.float32), done)
@@ -181,7 +181,7 @@ def carry_cube(points: Array, std: Array, robot: Array, options: PushCubeOptions
     Args:
         points: ``[step, 2]`` sightings in the odometry's frame, m; NaN where there is none.
         std: ``[step]`` how sure they are, m.
-        robot: ``[step, 3]`` (x, y, yaw) in the same frame.
+        robot: ``[step, 2]`` in the same frame.
         options: What counts as known, see the head of this module.
 
     Returns:
@@ -196,7 +196,7 @@ def carry_cube(points: Array, std: Array, robot: Array, options: PushCubeOptions
     free = np.ones(steps, bool)
     for index in (last, following):
         known = index >= 0
-        gap = robot[known, :2] - points[index[known]]
+        gap = robot[known] - points[index[known]]
         free[known] &= np.hypot(*gap.T) > options.touch_m
     for start, stop in _runs(free):
         # The step before a run and the one after it end and begin with the cube where it lay.
@@ -253,8 +253,17 @@ def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
-def _to_world(points: Array, robot: Array) -> Array:
-    """``[step, 2]`` from the base frame into the one in which ``robot`` is given."""
-    c, s = np.cos(robot[:, 2]), np.sin(robot[:, 2])
-    x, y = points.T
-    return np.stack([robot[:, 0] + c * x - s * y, robot[:, 1] + s * x + c * y], 1)
+def to_ground(points: Array, base: Array) -> Array:
+    """From the base frame to the plane of the odometry's frame.
+
+    Args:
+        points: ``[step, 3]``, m.
+        base: ``[step, 7]``: x, y, z and the quaternion x, y, z, w.
+
+    Returns:
+        ``[step, 2]``, m.
+    """
+    vector, scalar = base[:, 3:6], base[:, 6:7]
+    turned = 2.0 * np.cross(vector, points)
+    world: Array = base[:, :3] + points + scalar * turned + np.cross(vector, turned)
+    return world[:, :2]

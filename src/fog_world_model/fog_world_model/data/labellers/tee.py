@@ -41,7 +41,8 @@ def bars(pose: PlanarPose, unit: float = UNIT_PX) -> Array:
     x, y, angle = pose
     c, s = math.cos(angle), math.sin(angle)
     local = np.array([[(a, b), (e, b), (e, d), (a, d)] for a, b, e, d in _BARS]) * unit
-    return local @ np.array([[c, s], [-s, c]]) + (x, y)
+    corners: Array = local @ np.array([[c, s], [-s, c]]) + (x, y)
+    return corners
 
 
 def coverage(block: PlanarPose, goal: PlanarPose, unit: float = UNIT_PX) -> float:
@@ -77,4 +78,5 @@ def signed_distance(points: Array, pose: PlanarPose, unit: float = UNIT_PX) -> A
         dy = np.abs(y - bottom / 2) - bottom / 2
         outside = np.hypot(np.maximum(dx, 0.0), np.maximum(dy, 0.0))
         distances.append(outside + np.minimum(np.maximum(dx, dy), 0.0))
-    return np.minimum(*distances) * unit
+    nearest: Array = np.minimum(*distances) * unit
+    return nearest
