@@ -32,6 +32,7 @@ setup(
         "tensorboard",
         "torch",
         "zarr",
+        "zstandard",
     ],
     extras_require={"test": ["pytest", "hypothesis"]},
     zip_safe=True,

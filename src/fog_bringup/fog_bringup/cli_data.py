@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from tyro.conf import Positional, subcommand
 
 
@@ -55,36 +54,74 @@ class Import:
 
 @dataclass
 class BagInfo:
-    """Say what a bag holds, and whether it fits a task."""
+    """Say what a bag holds, what became of the messages, and whether it fits a task."""
 
     bag: Positional[Path]
-    """Bag folder."""
+    """Bag folder, or an .mcap or .db3 file."""
     task: str = ""
     """Task name or file to check the bag against."""
+    json: bool = False
+    """Print one JSON object."""
 
     def run(self) -> int:
-        """Print topics, types and counts."""
+        """Print topics, counts, the recorder's account and its warnings."""
+        from json import dumps
+
+        from fog_bringup.bag_description import bag_text, describe_bag
         from fog_bringup.tasks import find_task
         from fog_world_model.data.bag_reader import BagReader
 
         with BagReader(self.bag) as bag:
-            print(f"{bag.path}: {bag.duration_s:.1f} s, {sum(bag.counts.values())} messages")
-            for topic, count in sorted(bag.counts.items()):
-                rate = f"{count / bag.duration_s:8.2f} Hz" if bag.duration_s else ""
-                print(f"  {topic:28} {bag.topics[topic]:32} {count:8} {rate}")
+            description = describe_bag(bag)
+            print(dumps(description, indent=2) if self.json else bag_text(description))
             if self.task:
                 bag.require(find_task(self.task).topics())
-                print(f"holds every topic of task '{self.task}'")
+                if not self.json:
+                    print(f"holds every topic of task '{self.task}'")
+        return 0
+
+
+@dataclass
+class BagRecover:
+    """Make a new bag of what is whole in one that is cut, damaged or was never closed."""
+
+    source: Positional[Path]
+    """The .part folder of a killed recorder, a bag folder, or an .mcap or .db3 file; only read."""
+    output: Path | None = None
+    """Bag folder to write; SOURCE_recovered unless given."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Recover, and say what was saved and what was not."""
+        from json import dumps
+
+        from fog_bringup.progress import progress_bar
+        from fog_world_model.data.bag_recover import recover_bag
+
+        with progress_bar() as report:
+            recovery = recover_bag(self.source, self.output, progress=report)
+        if self.json:
+            content = {**asdict(recovery), "path": str(recovery.path)}
+            print(dumps(content, indent=2))
+            return 0
+        print(f"{recovery.path}: {sum(recovery.saved.values())} messages saved")
+        for topic, count in sorted(recovery.saved.items()):
+            missing = recovery.missing.get(topic)
+            print(f"  {topic:28} {count:8}" + (f", {missing} missing in between" * bool(missing)))
+        for loss in recovery.losses:
+            print(f"lost: {loss}")
+        if not recovery.losses and not recovery.missing:
+            print("nothing that was in the file is lost")
         return 0
 
 
 @dataclass
 class Bag:
-    """Look at bags."""
+    """Look at bags, and repair them."""
 
-    what: Annotated[BagInfo, subcommand("info")] | Annotated[None, tyro.conf.Suppress]
+    what: Annotated[BagInfo, subcommand("info")] | Annotated[BagRecover, subcommand("recover")]
 
     def run(self) -> int:
-        """Look."""
-        assert self.what is not None
+        """Look or repair."""
         return self.what.run()

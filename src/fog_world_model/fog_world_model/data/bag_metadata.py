@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from rosbags.interfaces import (
 )
 
 from fog_world_model.data.durable import replace_file
+from fog_world_model.data.messages import TYPESTORE
 from fog_world_model.errors import FogError
 
 FORMAT: Final = 8
@@ -118,6 +120,19 @@ def dump_qos(profiles: Sequence[Qos]) -> str:
         ],
         sort_keys=False,
     ).strip()
+
+
+@functools.cache
+def standard_definition(typename: str) -> tuple[str, str]:
+    """Definition of an interface with all that it is made of, and its RIHS01 hash.
+
+    Raises:
+        FogError: It is not one of the standard interfaces.
+    """
+    if typename not in TYPESTORE.types:
+        raise FogError(f"unknown interface {typename}")
+    definition, _ = TYPESTORE.generate_msgdef(typename, ros_version=2)
+    return definition, TYPESTORE.hash_rihs01(typename)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import time
@@ -24,10 +23,10 @@ from fog_world_model.data.bag_metadata import (
     Topic,
     dump,
     dump_qos,
+    standard_definition,
     write_metadata,
 )
 from fog_world_model.data.durable import sync_file, sync_folder
-from fog_world_model.data.messages import TYPESTORE
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
@@ -45,13 +44,6 @@ _LAST_NS: Final = 2**63 - 1
 def task_custom_data(task: TaskConfig) -> dict[str, str]:
     """The task and its hash, to be stored in a bag's ``custom_data``."""
     return {"fog_task": yaml.safe_dump(task.to_dict(), sort_keys=False), "fog_task_hash": task.hash}
-
-
-@functools.cache
-def _standard_topic(typename: str) -> tuple[str, str]:
-    """Definition with all that it depends on, and RIHS01 hash, of a standard interface."""
-    definition, _ = TYPESTORE.generate_msgdef(typename, ros_version=2)
-    return definition, TYPESTORE.hash_rihs01(typename)
 
 
 def open_file(path: Path) -> IO[bytes]:
@@ -158,6 +150,11 @@ class BagWriter:
         else:
             self.abort()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can be added: neither closed nor stopped by an error of the disk."""
+        return self._open
+
     def add_topic(
         self,
         topic: str,
@@ -187,9 +184,10 @@ class BagWriter:
             return
         self._check_open()
         if description is None:
-            if typename not in TYPESTORE.types:
-                raise FogError(f"bag {self.path}: {topic} has the unknown interface {typename}")
-            definition, type_hash = _standard_topic(typename)
+            try:
+                definition, type_hash = standard_definition(typename)
+            except FogError as error:
+                raise FogError(f"bag {self.path}: {topic} has the {error}") from error
             qos = dump_qos(offered_qos or [DEFAULT_QOS])
             description = Topic(topic, typename, qos, type_hash, definition)
         channel = _Channel(description, 0)

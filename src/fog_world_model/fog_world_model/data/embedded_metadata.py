@@ -20,15 +20,18 @@ _FOOTER: Final = struct.Struct("<BQQQI")
 _MAGIC_SIZE: Final = 8
 
 
-def check_index(path: Path) -> None:
+def check_index(path: Path) -> int:
     """Compare the index at the end of an MCAP file with its checksum; other files pass.
+
+    Returns:
+        Position of the index in the file; 0 when it has none.
 
     Raises:
         ValueError: They differ, or the file has no end.
         OSError: The file cannot be read.
     """
     if path.suffix != ".mcap":
-        return
+        return 0
     with path.open("rb") as stream:
         end = stream.seek(0, 2)
         footer_start = end - _FOOTER.size - _MAGIC_SIZE
@@ -39,7 +42,7 @@ def check_index(path: Path) -> None:
         if (opcode, length) != (2, 20):
             raise ValueError(f"{path.name} has no index at its end")
         if not checksum:
-            return
+            return int(summary_start)
         start = summary_start or footer_start
         if not _MAGIC_SIZE <= start <= footer_start:
             raise ValueError(f"the index of {path.name} is damaged")
@@ -50,6 +53,7 @@ def check_index(path: Path) -> None:
             left -= len(block)
         if found != checksum:
             raise ValueError(f"the index of {path.name} is damaged")
+    return int(summary_start)
 
 
 def embedded_custom(path: Path) -> dict[str, str]:
