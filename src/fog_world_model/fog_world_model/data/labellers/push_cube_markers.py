@@ -6,7 +6,8 @@ before and what is seen afterwards to the steps in between, but only where that 
 
 - the post never moves, so all sightings of it count, the nearer in time and the surer the more;
 - the cube moves only when the robot is within ``touch_m`` of it. Over steps at which the robot was
-  farther away all sightings count likewise;
+  farther away all sightings count likewise, unless they contradict each other: then somebody else
+  moved it, and between the two nothing is known;
 - within ``touch_m`` only what the step itself shows counts. A gap of a few steps there is bridged
   in a straight line between the sightings at its two ends, and one of any length where both ends
   agree that nothing moved;
@@ -15,6 +16,7 @@ before and what is seen afterwards to the steps in between, but only where that 
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -198,13 +200,29 @@ def carry_cube(points: Array, std: Array, robot: Array, options: PushCubeOptions
         known = index >= 0
         gap = robot[known] - points[index[known]]
         free[known] &= np.hypot(*gap.T) > options.touch_m
-    for start, stop in _runs(free):
-        # The step before a run and the one after it end and begin with the cube where it lay.
-        inside = slice(start, stop)
-        if seen[inside].any():
+    for run in _runs(free):
+        for start, stop in _at_rest(points, std, *run, options.agree_m):
+            inside = slice(start, stop)
             result[inside] = _weighted(points[inside], std[inside], options.memory_steps)
     _bridge(result, free, options)
     return result
+
+
+def _at_rest(
+    points: Array, std: Array, start: int, stop: int, agree_m: float
+) -> list[tuple[int, int]]:
+    """Cut a stretch of steps where two sightings in a row cannot be of the same place."""
+    seen = [k for k in range(start, stop) if not np.isnan(points[k, 0])]
+    if not seen:
+        return []
+    cuts = [
+        (a, b)
+        for a, b in itertools.pairwise(seen)
+        if np.hypot(*(points[b] - points[a])) > agree_m + 4.0 * math.hypot(std[a], std[b])
+    ]
+    firsts = [start, *(b for _, b in cuts)]
+    ends = [*(a + 1 for a, _ in cuts), stop]
+    return list(zip(firsts, ends, strict=True))
 
 
 def _bridge(result: Array, free: npt.NDArray[np.bool_], options: PushCubeOptions) -> None:
