@@ -109,10 +109,10 @@ class Counted(ImagesOnDisk):
 
     def __init__(self, store: EpisodeStore, **options: Any) -> None:
         super().__init__(store, **options)
-        self.read: list[tuple[str, int]] = []
+        self.read: list[int] = []
         self.threads: set[str] = set()
 
-    def _read(self, chunk: tuple[str, int]) -> Any:
+    def _read(self, chunk: int) -> Any:
         self.read.append(chunk)
         self.threads.add(threading.current_thread().name)
         return super()._read(chunk)
@@ -134,7 +134,7 @@ def test_chunks_used_last_stay(long_store: EpisodeStore) -> None:
         source.read.clear()
         for chunk in chunks:
             source.windows(np.asarray([chunk * step]), 1)
-        return [number for _, number in source.read]
+        return source.read
 
     assert look(0, 1, 0) == [0, 1]
     assert look(2) == [2]  # in place of 1, which was used before 0

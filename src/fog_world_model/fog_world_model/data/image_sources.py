@@ -26,8 +26,6 @@ from fog_world_model.errors import FogError
 Images = npt.NDArray[np.uint8]
 """``[time, channel, height, width]``"""
 Rows = npt.NDArray[np.int64]
-Chunk = tuple[str, int]
-"""Name of a shard, and number of a chunk of its images."""
 Place = Literal["auto", "ram", "disk"]
 """Where images are read from; ``auto``: memory, if they take less than half of what is free."""
 
@@ -199,9 +197,9 @@ class ImagesOnDisk:
         image = store.task.image
         self._shape = (3, image.height, image.width)
         self._store = store
-        self._entries, self._starts = store.episodes, store.starts
+        self._borders = store.array("image").chunk_borders
         self._room = cache_bytes
-        self._cache: OrderedDict[Chunk, Images] = OrderedDict()
+        self._cache: OrderedDict[int, Images] = OrderedDict()
         self._lock = threading.Lock()
         workers = workers or min(os.cpu_count() or 1, 4)
         self.ahead = workers + 1
@@ -225,28 +223,23 @@ class ImagesOnDisk:
     def _gather(self, first_rows: Rows, length: int) -> npt.NDArray[np.uint8]:
         """Read and cut out windows, ``[window, time, channel, height, width]``."""
         found = np.empty((len(first_rows), length, *self._shape), np.uint8)
-        touched: dict[Chunk, list[tuple[int, int]]] = {}
-        episodes = np.searchsorted(self._starts, first_rows, side="right") - 1
-        for window, (row, episode) in enumerate(zip(first_rows, episodes, strict=True)):
-            entry = self._entries[episode]
-            first = entry.start + int(row - self._starts[episode])
-            step = self._chunk_rows(entry.shard)
-            for number in range(first // step, (first + length - 1) // step + 1):
-                # Where the chunk's first row is, seen from the window's.
-                place = number * step - first
-                touched.setdefault((entry.shard, number), []).append((window, place))
+        touched: dict[int, list[int]] = {}
+        first_chunks = np.searchsorted(self._borders, first_rows, side="right") - 1
+        last_chunks = np.searchsorted(self._borders, first_rows + length - 1, side="right") - 1
+        for window, (first, last) in enumerate(zip(first_chunks, last_chunks, strict=True)):
+            for chunk in range(first, last + 1):
+                touched.setdefault(chunk, []).append(window)
         for chunk in sorted(touched):
             images = self._chunk(chunk)
-            for window, place in touched[chunk]:
+            for window in touched[chunk]:
+                # Where the chunk's first row is, seen from the window's.
+                place = int(self._borders[chunk] - first_rows[window])
                 first, last = max(place, 0), min(place + len(images), length)
                 part = images[first - place : last - place]
                 found[window, first:last] = part.transpose(0, 3, 1, 2)
         return found
 
-    def _chunk_rows(self, shard: str) -> int:
-        return int(self._store.shards[shard].array("image").chunks[0])
-
-    def _chunk(self, chunk: Chunk) -> Images:
+    def _chunk(self, chunk: int) -> Images:
         """A decoded chunk, ``[row, height, width, channel]``."""
         with self._lock:
             if chunk in self._cache:
@@ -262,14 +255,6 @@ class ImagesOnDisk:
                 self._room += self._cache.popitem(last=False)[1].nbytes
         return images
 
-    def _read(self, chunk: Chunk) -> Images:
-        shard, number = chunk
-        step = self._chunk_rows(shard)
-        try:
-            array = self._store.shards[shard].array("image")
-            return np.asarray(array[number * step : (number + 1) * step])
-        except Exception as error:  # zarr raises many kinds for damaged arrays
-            raise FogError(
-                f"episode store {self._store.path}: shard {shard}: array 'image' cannot be read: "
-                f"{error}; make the store again with 'fog import'"
-            ) from error
+    def _read(self, chunk: int) -> Images:
+        start, stop = self._borders[chunk : chunk + 2]
+        return self._store.load("image", int(start), int(stop))

@@ -1,0 +1,88 @@
+"""A store of made-up episodes that differ in every array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter
+from fog_world_model.task import task_from_dict
+
+LENGTHS = (9, 12, 7, 15, 11)
+OUTCOMES = ("success", "failure", "", "success", "")
+CONTENT: dict[str, Any] = {
+    "name": "made_up",
+    "description": "The robot <does> nothing in particular.",
+    "control_hz": 5.0,
+    "image": {
+        "topic": "/camera/image_raw",
+        "camera_info_topic": "/camera/camera_info",
+        "height": 24,
+        "width": 32,
+    },
+    "proprioception": [
+        {"topic": "/imu", "type": "sensor_msgs/msg/Imu", "fields": ["angular_velocity.z"]},
+        {
+            "topic": "/odom",
+            "type": "nav_msgs/msg/Odometry",
+            "fields": ["twist.twist.linear.x", "pose.pose.position.y"],
+        },
+    ],
+    "action": {
+        "topic": "/cmd_vel",
+        "type": "geometry_msgs/msg/Twist",
+        "fields": ["linear.x", "angular.z"],
+        "low": [-1.0, 0.0],
+        "high": [1.0, 4.0],
+    },
+    "reward": {"topic": "/reward", "type": "std_msgs/msg/Float32", "fields": ["data"]},
+    "episode": {"max_steps": 30},
+    "safety": {"slew_per_s": [8.0, 12.0]},
+}
+
+
+def make_episode(number: int, length: int) -> Episode:
+    """Smooth pictures that move, and random values; its stamps are not quite even."""
+    generator = np.random.default_rng(number)
+    steps = np.arange(length)
+    y, x = np.mgrid[:24, :32]
+    phase = x[None] + 2 * steps[:, None, None]
+    image = np.stack([4 * phase, 6 * y[None] + 0 * phase, 0 * phase + 40 * number], axis=-1)
+    action = generator.uniform(-1, 1, (length, 2)).astype(np.float32)
+    action[-1] = 0.0
+    reward = generator.uniform(size=length).astype(np.float32)
+    reward[-1] = 0.0
+    return Episode(
+        image=image.astype(np.uint8),
+        proprioception=generator.normal(size=(length, 3)).astype(np.float32),
+        action=action,
+        reward=reward,
+        end=steps == length - 2,
+        stamp_ns=10**12 * number + 200_000_000 * steps + generator.integers(0, 10**7, length),
+    )
+
+
+def make_store(path: Path, lengths: Sequence[int] = LENGTHS, **report: Any) -> EpisodeStore:
+    """A store with at least one held-out episode."""
+    with EpisodeWriter(path, task_from_dict(CONTENT)) as writer:
+        for number, length in enumerate(lengths):
+            outcome = OUTCOMES[number % len(OUTCOMES)]
+            source = f"bag<{number}>#0"
+            writer.append(make_episode(number, length), source=source, outcome=outcome)
+        return writer.finish(validation_fraction=0.3, report=report)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    """Five episodes; do not change it."""
+    return make_store(tmp_path_factory.mktemp("store") / "made_up")
+
+
+@pytest.fixture
+def store_of() -> Callable[..., EpisodeStore]:
+    """Make a store: path, lengths of the episodes, entries of the report."""
+    return make_store
