@@ -37,12 +37,14 @@ class RecordingBenchmark:
     """Print one JSON object."""
     seconds: float = 60.0
     """Length of each run."""
+    kills: int = 20
+    """Recorders that are killed while they record."""
 
     def run(self) -> int:
         """Measure."""
         from fog_bringup.benchmarks.recording import measure
 
-        return _show(lambda: measure(self.seconds), self.json)
+        return _show(lambda: measure(self.seconds, kills=self.kills), self.json)
 
 
 @dataclass

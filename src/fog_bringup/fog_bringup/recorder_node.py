@@ -421,6 +421,7 @@ class RecorderNode(FogNode):
 
     def _report(self) -> None:
         """Publish counts, rates and what is wrong."""
+        self._subscribed.handle_events()
         self._assess()
         session, rates = self._intake.session, self._rates()
         streams = self._intake.streams

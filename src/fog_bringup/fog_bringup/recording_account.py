@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
 from collections.abc import Mapping
@@ -21,6 +22,10 @@ _LEARNED: Final = 10
 _RELEARN_EVERY: Final = 8
 _JUMP_NS: Final = 1_000_000_000
 """Stamps that leave the recorder's clock by more than this have jumped: nothing is missing."""
+_PATIENCE: Final = 4
+"""Messages after a gap that may still show that the one after it was only late."""
+_MISSING_SHARE: Final = 0.7
+"""What of a period has to be made up for, so that a message was not missing but late."""
 _SLOW: Final = 0.9
 """Share of the rate that the task needs, below which a topic counts as slow."""
 
@@ -95,12 +100,16 @@ class TopicAccount:
         """Begin with no publisher."""
         self._sources: dict[bytes, _Source] = {}
         self._current: bytes | None = None
+        self._heard_ns = 0
         self._periods: deque[int] = deque(maxlen=_PERIODS)
         self._untested: list[tuple[int, int]] = []
         self._fresh = 0
         self._period_ns: float | None = None
         self._open: dict[str, int] | None = None
         """The gap that late messages may still close."""
+        self._late_ns = 0.0
+        """How late the message after it was, less what the next have made up for."""
+        self._patience = 0
 
     def successor(self) -> TopicAccount:
         """An empty account that has learned the period already and knows the publishers."""
@@ -109,6 +118,7 @@ class TopicAccount:
         following._period_ns = self._period_ns
         following._sources = self._sources
         following._current = self._current
+        following._heard_ns = self._heard_ns
         if self.sizes:
             following.sizes = self.sizes[-1:]
         return following
@@ -146,7 +156,7 @@ class TopicAccount:
         source = self._sources.get(publisher)
         if publisher != self._current or source is None:
             if self._current is not None and source is None:
-                silent_ns = max(0, log_ns - self._sources[self._current].log_ns)
+                silent_ns = max(0, log_ns - self._heard_ns)
                 self._list(self.publishers, {"at_ns": log_ns, "silent_ns": silent_ns})
             source = self._sources.setdefault(publisher, _Source())
             self._current = publisher
@@ -157,9 +167,12 @@ class TopicAccount:
             source.sequence = sequence
         if stamp_ns:
             if source.stamp_ns is not None:
-                self._compare(log_ns, stamp_ns - source.stamp_ns, log_ns - source.log_ns)
+                by_ns = stamp_ns - source.stamp_ns
+                self._compare(log_ns, by_ns, log_ns - source.log_ns)
+                if -_JUMP_NS < by_ns < 0:  # the next is compared with the newest
+                    stamp_ns = source.stamp_ns
             source.stamp_ns = self.last_stamp_ns = stamp_ns
-        source.log_ns = self.last_ns = log_ns
+        source.log_ns = self.last_ns = self._heard_ns = log_ns
         self.first_ns = self.first_ns or log_ns
 
     def lose(self, at_ns: int, count: int, reason: str) -> None:
@@ -171,6 +184,10 @@ class TopicAccount:
             last["count"] += count
             return
         self._list(self.losses, {"at_ns": at_ns, "count": count, "reason": reason})
+
+    def another_publisher(self) -> None:
+        """What comes next may come from another, where the middleware does not say from whom."""
+        self._sources.pop(b"", None)
 
     def forget_publishers(self) -> None:
         """What comes next comes from others, or from a clock that began anew."""
@@ -216,6 +233,8 @@ class TopicAccount:
             return
         if by_ns < 0:
             self.reordered += 1
+            if self._open is not None:
+                self._narrow(self._open, self._open["missing"] - 1)
             return
         self._periods.append(by_ns)
         self._fresh += 1
@@ -238,23 +257,32 @@ class TopicAccount:
         self._period_ns = median if regular else None
 
     def _test(self, log_ns: int, by_ns: int, period_ns: float) -> None:
-        if self._open is not None:
-            if by_ns < 0.5 * period_ns:  # it makes up for a late one
-                self._open["missing"] -= 1
-                self.missing -= 1
-                if not self._open["missing"]:
-                    self.gaps_total -= 1
-                    if self.gaps and self.gaps[-1] is self._open:
-                        self.gaps.pop()
-                    self._open = None
-                return
-            self._open = None
         missing = round(by_ns / period_ns) - 1
         if missing > 0:
             self._open = {"at_ns": log_ns, "missing": missing}
+            self._late_ns, self._patience = by_ns - period_ns, _PATIENCE
             self.gaps_total += 1
             self.missing += missing
             self._list(self.gaps, self._open)
+        elif self._open is not None:
+            self._late_ns += by_ns - period_ns
+            left = math.floor(self._late_ns / period_ns + _MISSING_SHARE)
+            self._narrow(self._open, max(0, left))
+            self._patience -= 1
+            if not self._patience:
+                self._open = None
+
+    def _narrow(self, gap: dict[str, int], missing: int) -> None:
+        """A message that was only late, so that the next come sooner, is not missing."""
+        if missing >= gap["missing"]:
+            return
+        self.missing -= gap["missing"] - missing
+        gap["missing"] = missing
+        if not missing:
+            self.gaps_total -= 1
+            if self.gaps and self.gaps[-1] is gap:
+                self.gaps.pop()
+            self._open = None
 
     @staticmethod
     def _list(entries: list[Any], entry: Any) -> None:

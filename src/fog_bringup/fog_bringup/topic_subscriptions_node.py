@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
@@ -48,21 +50,6 @@ class _OwnThread(CallbackGroup):
         """Nothing was begun."""
 
 
-class _LostEvents(SubscriptionEventCallbacks):
-    """Events of a subscription, which the executor does handle: they are rare."""
-
-    def __init__(self, group: CallbackGroup, on_lost: Callable[[int], None] | None) -> None:
-        message_lost = None if on_lost is None else lambda e: on_lost(e.total_count_change)
-        super().__init__(message_lost=message_lost)
-        self._group = group
-
-    def create_event_handlers(
-        self, callback_group: CallbackGroup, subscription: Any, topic_name: str
-    ) -> list[Any]:
-        """Create them in another group than the subscription's."""
-        return list(super().create_event_handlers(self._group, subscription, topic_name))
-
-
 @dataclass
 class Endpoint:
     """What a topic is published with."""
@@ -90,7 +77,7 @@ class TopicSubscriptions:
     Args:
         node: Owns the subscriptions.
         take: Called from the thread with what came, about 100 times a second.
-        on_lost: Called by the executor with a topic and how many messages its middleware lost.
+        on_lost: Told by :meth:`handle_events` of a topic and how many messages were lost on it.
     """
 
     def __init__(
@@ -140,6 +127,32 @@ class TopicSubscriptions:
         with self._lock:
             self._drain(hold_back=False)
 
+    def handle_events(self) -> None:
+        """Have the middleware tell what it lost, and which publishers do not fit.
+
+        An executor that waited for these events would wake up at every message: Fast DDS has one
+        condition for all that happens to a subscription.
+        """
+        handlers = [h for s in self._subscriptions.values() for h in s.event_handlers]
+        context = self._node.context.handle
+        if not handlers or context is None:
+            return
+        with context:
+            events = _rclpy.WaitSet(0, 0, 0, 0, 0, len(handlers), context)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(events)
+            for handler in handlers:
+                stack.enter_context(handler)
+            events.clear_entities()
+            for handler in handlers:
+                handler.add_to_wait_set(events)
+            events.wait(0)
+            ready = [h for h in handlers if h.is_ready(events)]
+            found = [(h, h.take_data()) for h in ready]
+        for handler, event in found:
+            if event is not None:
+                handler.callback(event)
+
     def close(self) -> None:
         """End the thread."""
         self._closing.set()
@@ -153,7 +166,7 @@ class TopicSubscriptions:
             durability=latched if wanted.latched else DurabilityPolicy.VOLATILE,
         )
 
-        def create(on_lost: Callable[[int], None] | None) -> Subscription[Any]:
+        def create(message_lost: Callable[[Any], None] | None) -> Subscription[Any]:
             return self._node.create_subscription(
                 kind,
                 topic,
@@ -161,11 +174,11 @@ class TopicSubscriptions:
                 qos,
                 raw=True,
                 callback_group=self._group,
-                event_callbacks=_LostEvents(self._node.default_callback_group, on_lost),
+                event_callbacks=SubscriptionEventCallbacks(message_lost=message_lost),
             )
 
         try:
-            return create(lambda count: self._on_lost(topic, count))
+            return create(lambda event: self._on_lost(topic, event.total_count_change))
         except UnsupportedEventTypeError:  # not every middleware tells
             return create(None)
 
