@@ -111,7 +111,8 @@ def test_more_episodes_move_none_from_one_side_to_the_other(
 ) -> None:
     split = Split(fraction, seed)
     before = split.apply(entries(count))
-    after = split.apply([*before, *entries(more, "more")], decided=count)
+    decided = {e.source: e.held_out for e in before}
+    after = split.apply([*before, *entries(more, "more")], decided)
     if len({e.held_out for e in before}) == 2:  # else the only episode may have to change sides
         assert after[:count] == before
     if count + more > 1:

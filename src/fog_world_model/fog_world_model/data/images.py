@@ -68,6 +68,33 @@ def resize(image: ImageArray, height: int, width: int) -> ImageArray:
     return np.ascontiguousarray(scaled, dtype=np.uint8)
 
 
+def shrink(message: Any, height: int, width: int) -> ImageArray:
+    """``resize(decode_image(message), height, width)``, without a copy in the recorded size.
+
+    Args:
+        message: As for :func:`decode_image`; its data may lie anywhere.
+        height: Rows wanted.
+        width: Columns wanted.
+
+    Returns:
+        ``[height, width, channel]`` uint8 RGB: the same values, since channels are scaled alone.
+
+    Raises:
+        FogError: As :func:`decode_image`.
+    """
+    check_layout(message)
+    encoding, channels = message.encoding, _CHANNELS[message.encoding]
+    if encoding == DEPTH_ENCODING:  # limited and rounded before it is averaged
+        return resize(decode_image(message), height, width)
+    pixels = _rows(message).reshape(message.height, message.width, channels)
+    scaled = resize(pixels, height, width).reshape(height, width, channels)
+    if channels == 1:
+        return np.repeat(scaled, 3, axis=2)
+    if encoding.startswith("bgr"):
+        return np.ascontiguousarray(scaled[:, :, 2::-1])
+    return np.array(scaled[:, :, :3], order="C")
+
+
 def check_layout(message: Any) -> None:
     """Check that an Image's encoding is known and that its data are as long as it claims.
 
@@ -155,14 +182,19 @@ def genuine_cv_bridge() -> Any | None:
         return None
 
 
-def _without_padding(message: Any) -> npt.NDArray[np.uint8]:
-    """Copy the bytes of an image's pixels, ``[height, byte]``.
+def _rows(message: Any) -> npt.NDArray[np.uint8]:
+    """The bytes of an image's pixels, ``[height, byte]``, where they lie.
 
     Drivers pad rows to a multiple of some power of two; only the first bytes are pixels.
     """
     row = message.width * _CHANNELS[message.encoding] * _item_size(message.encoding)
     rows = np.frombuffer(message.data, np.uint8, message.height * message.step)
-    return rows.reshape(message.height, message.step)[:, :row].copy()
+    return rows.reshape(message.height, message.step)[:, :row]
+
+
+def _without_padding(message: Any) -> npt.NDArray[np.uint8]:
+    """Copy the bytes of an image's pixels, ``[height, byte]``."""
+    return _rows(message).copy()
 
 
 def _item_size(encoding: str) -> int:

@@ -1,37 +1,42 @@
-"""From bags to an episode store: decode, synchronise, resize, write, and report."""
+"""From bags to an episode store: what is new is imported, what is there stays, nothing is lost."""
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections import Counter
+import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from fog_world_model.data.bag_identity import fingerprint
 from fog_world_model.data.bag_reader import BagReader
-from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter
-from fog_world_model.data.images import decode_image, resize
-from fog_world_model.data.messages import header_stamp_ns, read_fields
-from fog_world_model.data.synchronise import Segment, Stream, Synchronised, synchronise
+from fog_world_model.data.bag_topics import find_topics
+from fog_world_model.data.episodes import EpisodeStore
+from fog_world_model.data.import_bag import BagJob
+from fog_world_model.data.import_report import totals
+from fog_world_model.data.import_workers import import_jobs
+from fog_world_model.data.labellers import make_labeller
+from fog_world_model.data.shard import EpisodeEntry, Shard, ShardEntry, writing
+from fog_world_model.data.store_index import VALIDATION_FRACTION, Split, StoreIndex, read_index
 from fog_world_model.errors import FogError
-from fog_world_model.task import StreamConfig, TaskConfig
+from fog_world_model.task import TaskConfig
 
 Progress = Callable[[str, int, int], None]
 """Called with a description, what is done, and the total."""
 
 
 @dataclass(frozen=True)
-class _Topic:
-    """All messages of one numeric topic."""
+class _Bag:
+    """A bag that the store is to hold."""
 
-    times: Stream
-    values: npt.NDArray[np.float32]
-    """``[message, field]``."""
+    path: Path
+    fingerprint: str
+    shard: str
+    source: str
 
 
 def import_bags(
@@ -39,231 +44,262 @@ def import_bags(
     task: TaskConfig,
     output: str | os.PathLike[str],
     *,
-    validation_fraction: float = 0.1,
+    validation_fraction: float | None = None,
+    seed: int | None = None,
+    workers: int = 0,
     progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> EpisodeStore:
-    """Build an episode store from bags.
+    """Build an episode store from bags, or add bags to one.
+
+    A bag whose content the store holds already is skipped; one that has changed since replaces
+    what it gave before. When the import is killed, finished bags are kept, and the same call goes
+    on from there.
 
     Args:
         bags: rosbag2 folders with the task's topics.
         task: Names the topics, fields and rates.
-        output: Where the store is written; it must not exist.
-        validation_fraction: Share of the episodes that is held out.
+        output: Store to write, or to add to.
+        validation_fraction: Share of the episodes that is held out; None: that of the store, 0.1
+            for a new one.
+        seed: Of the split; None: that of the store, 0 for a new one.
+        workers: Processes and threads; 0: as many as there are cores.
         progress: Told about images decoded.
+        tell: Told in a sentence what was skipped and why.
 
     Raises:
-        FogError: A bag cannot be read, lacks a topic, or no episode can be built from any.
+        FogError: A bag cannot be read, lacks a topic, or no episode can be built from any; the
+            output is something else, or a store of another task or with another split.
+        KeyboardInterrupt: Stopped; the store is as it was, but for finished bags, which the next
+            call takes up.
     """
     if not bags:
         raise FogError("fog import: name at least one bag")
-    for path in bags:  # every bag is checked before the long work starts
+    make_labeller(task)  # an option that is wrong shows before the work
+    paths = [Path(bag) for bag in bags]
+    for path in paths:  # every bag is checked before the long work starts
         with BagReader(path) as bag:
-            bag.require({k: v for k, v in task.topics().items() if k != _info_topic(task)})
-    reports = []
-    with EpisodeWriter(output, task) as writer:
-        for path in bags:
-            with BagReader(path) as bag:
-                synchronised, topics, stamps = _synchronise_bag(bag, task)
-                _write_segments(bag, task, synchronised.segments, topics, stamps, writer, progress)
-                reports.append({"bag": str(path), **_report(synchronised)})
-        totals = _totals(reports)
-        if not totals["episodes"]:
-            raise _nothing_built(bags, task, totals["breaks"])
-        return writer.finish(
-            validation_fraction=validation_fraction, report={"bags": reports, **totals}
+            find_topics(bag, task)
+    store = Path(output)
+    existing = _existing(store, task)
+    split = _split(store, existing, validation_fraction, seed)
+    with _locked(store):
+        chosen = _choose(paths, existing, store, tell or (lambda _: None))
+        _import_missing(chosen, existing, task, store, workers, progress)
+        index = _merge(chosen, existing, task, split, store)
+        index.write(store)
+        _clear(store, set(index.shards))
+    return EpisodeStore(store)
+
+
+def _existing(store: Path, task: TaskConfig) -> StoreIndex | None:
+    """Index of the store that bags are added to; None for a new one.
+
+    Raises:
+        FogError: The output is something else, or a store of another task.
+    """
+    if (store / "index.json").exists():
+        index, _ = read_index(store)
+        task.require_same(index.task, f"episode store {store}")
+        return index
+    left_behind = {"shards", "report.json", "report.json.part", "index.json.part"}
+    if store.exists() and (not store.is_dir() or {p.name for p in store.iterdir()} - left_behind):
+        raise FogError(
+            f"episode store {store}: exists already and is no episode store; choose another "
+            "--output"
         )
+    return None
 
 
-def _nothing_built(
-    bags: Sequence[str | os.PathLike[str]], task: TaskConfig, breaks: dict[str, int]
-) -> FogError:
-    reasons = "; ".join(f"{reason} ({count} times)" for reason, count in breaks.items())
-    return FogError(
-        f"bag {', '.join(map(str, bags))}: no episode could be built at {task.control_hz:g} Hz: "
-        f"{reasons or 'there are fewer than two images'}. See control_hz and max_age_s in the "
-        "task file."
-    )
-
-
-def _info_topic(task: TaskConfig) -> str:
-    return task.image.camera_info_topic
-
-
-def _synchronise_bag(
-    bag: BagReader, task: TaskConfig
-) -> tuple[Synchronised, dict[str, _Topic], npt.NDArray[np.int64]]:
-    configs = {s.topic: s for s in task.streams()}
-    times: dict[str, list[int]] = {t: [] for t in configs}
-    values: dict[str, list[npt.NDArray[np.float32]]] = {t: [] for t in configs}
-    by_arrival = dict.fromkeys(configs, False)
-    image_stamps: list[int] = []
-    image_arrivals: list[int] = []
-    for message in bag.messages([task.image.topic, *configs]):
-        with _naming(bag, message.topic):
-            decoded = message.decode()
-            if message.topic != task.image.topic:
-                values[message.topic].append(read_fields(decoded, configs[message.topic].fields))
-        stamp = header_stamp_ns(decoded)
-        if message.topic == task.image.topic:
-            image_stamps.append(stamp or message.log_ns)
-            image_arrivals.append(message.log_ns)
-            continue
-        # A driver that never fills in its header is placed by arrival, like a type without one.
-        by_arrival[message.topic] = not stamp
-        times[message.topic].append(stamp or message.log_ns)
-    topics = {
-        topic: _Topic(
-            _stream(config, np.asarray(times[topic], np.int64), by_arrival[topic], task),
-            np.asarray(values[topic], np.float32).reshape(-1, len(config.fields)),
+def _split(
+    store: Path, existing: StoreIndex | None, fraction: float | None, seed: int | None
+) -> Split:
+    if existing is None:
+        return Split(VALIDATION_FRACTION if fraction is None else fraction, seed or 0)
+    split = existing.split
+    if fraction not in (None, split.validation_fraction) or seed not in (None, split.seed):
+        raise FogError(
+            f"episode store {store}: holds out {split.validation_fraction:g} of its episodes with "
+            f"seed {split.seed}; leave the option away, or change the split with "
+            f"'fog data split {store}'"
         )
-        for topic, config in configs.items()
-    }
-
-    def numbers(config: StreamConfig | None) -> tuple[str, npt.NDArray[np.int64]] | None:
-        if config is None:
-            return None
-        return config.topic, topics[config.topic].values[:, 0].round().astype(np.int64)
-
-    stamps = np.asarray(image_stamps, np.int64)
-    synchronised = synchronise(
-        stamps,
-        np.asarray(image_arrivals, np.int64),
-        {topic: t.times for topic, t in topics.items()},
-        period_ns=task.period_ns,
-        image_topic=task.image.topic,
-        markers=numbers(task.marker),
-        ends=numbers(task.end),
-        max_steps=task.episode.max_steps,
-    )
-    return synchronised, topics, stamps
+    return split
 
 
 @contextmanager
-def _naming(bag: BagReader, topic: str) -> Iterator[None]:
-    """Say in errors which bag and topic they are about."""
+def _locked(store: Path) -> Iterator[None]:
+    """Make the store's folder and keep other imports out of it; clear up what came to nothing.
+
+    Raises:
+        FogError: The folder cannot be written, or another import is at work on it.
+    """
+    missing = [p for p in (store, *store.parents) if not p.exists()]
+    with writing(store):
+        (store / "shards").mkdir(parents=True, exist_ok=True)
+        folder = os.open(store, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield
-    except FogError as error:
-        raise FogError(f"bag {bag.path}: topic {topic}: {error}") from error
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FogError(
+                f"episode store {store}: another import is at work on it; wait for it to end"
+            ) from None
+        try:
+            yield
+        finally:
+            _clear(store, None)
+            if not (store / "index.json").exists() and not any((store / "shards").iterdir()):
+                shutil.rmtree(store, ignore_errors=True)
+                for path in missing[1:]:
+                    with suppress(OSError):
+                        path.rmdir()
+    finally:
+        os.close(folder)
 
 
-def _stream(
-    config: StreamConfig, stamps: npt.NDArray[np.int64], by_arrival: bool, task: TaskConfig
-) -> Stream:
-    led_to = {task.action.topic, *(s.topic for s in (task.reward, task.end) if s is not None)}
-    return Stream(
-        stamp_ns=stamps,
-        max_age_ns=round(config.max_age_s * 1e9),
-        by_arrival=by_arrival,
-        slack_ns=round(config.slack_s * 1e9) if by_arrival else 0,
-        needed_at_start=config.topic not in led_to,
-    )
+def _clear(store: Path, kept: set[str] | None) -> None:
+    """Delete shards without a name, and whole ones that no index lists, unless ``kept`` is None."""
+    for folder in (store / "shards").iterdir():
+        if folder.suffix == ".part" or (kept is not None and folder.name not in kept):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_segments(
-    bag: BagReader,
+def _choose(
+    paths: Sequence[Path], existing: StoreIndex | None, store: Path, tell: Callable[[str], None]
+) -> list[_Bag]:
+    """Give each bag a shard and a name; the same bag twice is one."""
+    shards = existing.shards if existing else {}
+    by_fingerprint = {entry.fingerprint: name for name, entry in shards.items()}
+    sources = {
+        e.shard: e.source.rpartition("#")[0] for e in (existing.episodes if existing else ())
+    }
+    taken = {source: shards[shard].fingerprint for shard, source in sources.items()}
+    replaced = {shards[s].bag: source for s, source in sources.items()}
+    chosen: dict[str, _Bag] = {}
+    for path in paths:
+        mark = fingerprint(path)
+        if mark in chosen:
+            tell(f"bag {path}: skipped, the same recording as {chosen[mark].path}")
+            continue
+        if mark in by_fingerprint:
+            shard = by_fingerprint[mark]
+            chosen[mark] = _Bag(path, mark, shard, sources.get(shard, path.name))
+            if not Shard(store / "shards" / shard).damage(shards[shard].rows):
+                tell(f"bag {path}: skipped, imported already and unchanged")
+            continue
+        name = path.resolve().name
+        before = replaced.get(os.fspath(path))
+        for parent in path.resolve().parents:
+            if taken.get(name, mark) == mark or name == before or not parent.name:
+                break
+            name = f"{parent.name}/{name}"
+        taken[name] = mark
+        plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.resolve().name).strip(".") or "bag"
+        chosen[mark] = _Bag(path, mark, f"{plain[:80]}-{mark[:12]}", name)
+    return list(chosen.values())
+
+
+def _import_missing(
+    chosen: Sequence[_Bag],
+    existing: StoreIndex | None,
     task: TaskConfig,
-    segments: list[Segment],
-    topics: dict[str, _Topic],
-    stamps: npt.NDArray[np.int64],
-    writer: EpisodeWriter,
+    store: Path,
+    workers: int,
     progress: Progress | None,
 ) -> None:
-    """Second pass over the bag: decode just the images that became steps."""
-    if not segments:
-        return
-    wanted: dict[int, list[tuple[int, int]]] = {}
-    for s, segment in enumerate(segments):
-        for step, image in enumerate(segment.images):
-            wanted.setdefault(int(image), []).append((s, step))
-    height, width = task.image.height, task.image.width
-    buffers: dict[int, npt.NDArray[np.uint8]] = {}
-    left = {s: len(segment.images) for s, segment in enumerate(segments)}
-    done, next_segment = 0, 0
-    for index, message in enumerate(bag.messages([task.image.topic])):
-        for s, step in wanted.get(index, ()):
-            buffer = buffers.setdefault(
-                s, np.empty((len(segments[s].images), height, width, 3), np.uint8)
-            )
-            with _naming(bag, message.topic):
-                buffer[step] = resize(decode_image(message.decode()), height, width)
-            left[s] -= 1
-            done += 1
-        if progress is not None and index % 100 == 0:
-            progress(f"importing {bag.path.name}", done, sum(len(x.images) for x in segments))
-        while next_segment < len(segments) and left[next_segment] == 0:
-            images = buffers.pop(next_segment)
-            episode = _episode(task, segments[next_segment], topics, stamps, images)
-            writer.append(episode, source=f"{bag.path.name}#{next_segment}")
-            next_segment += 1
-    if progress is not None:
-        progress(f"importing {bag.path.name}", done, done)
+    """Import the bags whose shards are not there, whole and made from them."""
+    jobs = [
+        BagJob(bag.path, store, bag.shard, bag.source, bag.fingerprint, task)
+        for bag in chosen
+        if not _is_whole(store, bag, task)
+    ]
+    count = workers if workers > 0 else os.cpu_count() or 1
+
+    def told(number: int, done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"importing {jobs[number].source}", done, total)
+
+    try:
+        import_jobs(jobs, count, told)
+        if existing is None and not any(_described(store, bag.shard)[1] for bag in chosen):
+            raise _nothing_built(chosen, store, task)
+    except FogError:
+        for bag in chosen:  # what gave no episode is no progress worth keeping
+            with suppress(FogError):
+                if not _described(store, bag.shard)[1] and existing is None:
+                    shutil.rmtree(store / "shards" / bag.shard, ignore_errors=True)
+        raise
 
 
-def _episode(
+def _is_whole(store: Path, bag: _Bag, task: TaskConfig) -> bool:
+    """Whether an earlier import, finished or killed, left the shard of a bag."""
+    try:
+        entry, _, _, task_hash = Shard(store / "shards" / bag.shard).describe()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    same = entry.fingerprint == bag.fingerprint and task_hash == task.hash
+    return same and not Shard(store / "shards" / bag.shard).damage(entry.rows)
+
+
+def _described(
+    store: Path, shard: str
+) -> tuple[ShardEntry, list[EpisodeEntry], dict[str, Any], str]:
+    try:
+        return Shard(store / "shards" / shard).describe()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FogError(
+            f"episode store {store}: shard {shard}: cannot be read: {error!r}"
+        ) from error
+
+
+def _merge(
+    chosen: Sequence[_Bag],
+    existing: StoreIndex | None,
     task: TaskConfig,
-    segment: Segment,
-    topics: dict[str, _Topic],
-    stamps: npt.NDArray[np.int64],
-    images: npt.NDArray[np.uint8],
-) -> Episode:
-    steps = len(segment.images)
-
-    def observed(config: StreamConfig) -> npt.NDArray[np.float32]:
-        return topics[config.topic].values[segment.messages[config.topic]]
-
-    def led_to(config_topic: str | None, size: int) -> npt.NDArray[np.float32]:
-        """Values of the transition out of each step: those in force at the following anchor."""
-        rows = np.zeros((steps, size), np.float32)
-        if config_topic is not None:
-            rows[:-1] = topics[config_topic].values[segment.messages[config_topic][1:]]
-        return rows
-
-    command = led_to(task.action.topic, task.action_size)
-    action = task.action.to_normalised(command)
-    action[-1] = 0.0
-    proprioception = np.concatenate(
-        [observed(s) for s in task.proprioception] or [np.zeros((steps, 0), np.float32)], axis=1
+    split: Split,
+    store: Path,
+) -> StoreIndex:
+    """The new index: old bags in their order, changed ones in their old place, new ones after."""
+    news = {bag.shard: bag for bag in chosen}
+    by_path = {os.fspath(bag.path): bag.shard for bag in chosen}
+    order: list[str] = []
+    for name, entry in (existing.shards if existing else {}).items():
+        successor = name if name in news else by_path.get(entry.bag, name)
+        if successor not in order:
+            order.append(successor)
+    order += [name for name in news if name not in order]
+    held_out = {e.source: e.held_out for e in existing.episodes} if existing else {}
+    shards: dict[str, ShardEntry] = {}
+    episodes: list[EpisodeEntry] = []
+    reports = []
+    for name in order:
+        entry, found, report, _ = _described(store, name)
+        shards[name] = entry
+        episodes += found
+        reports.append(report)
+    if existing is not None:
+        listed = {(e.shard, e.start) for e in existing.episodes}
+        # A store that was filtered keeps to what was chosen; only what is new comes whole.
+        episodes = [
+            e for e in episodes if e.shard not in existing.shards or (e.shard, e.start) in listed
+        ]
+    return StoreIndex(
+        task,
+        split,
+        shards,
+        split.apply(episodes, held_out),
+        {"bags": reports, **totals(reports)},
     )
-    return Episode(
-        image=images,
-        proprioception=proprioception,
-        action=action,
-        reward=led_to(task.reward.topic if task.reward else None, 1)[:, 0],
-        end=led_to(task.end.topic if task.end else None, 1)[:, 0] > 0.5,
-        stamp_ns=stamps[segment.images],
+
+
+def _nothing_built(chosen: Sequence[_Bag], store: Path, task: TaskConfig) -> FogError:
+    breaks = totals([_described(store, bag.shard)[2] for bag in chosen])["breaks"]
+    reasons = "; ".join(f"{reason} ({count} times)" for reason, count in breaks.items())
+    return FogError(
+        f"bag {', '.join(str(bag.path) for bag in chosen)}: no episode could be built at "
+        f"{task.control_hz:g} Hz: {reasons or 'there are fewer than two images'}. See control_hz "
+        "and max_age_s in the task file."
     )
-
-
-def _report(synchronised: Synchronised) -> dict[str, Any]:
-    topics = {}
-    for topic, account in synchronised.account.items():
-        entry = asdict(account)
-        ages = np.asarray(entry.pop("staleness_ns"), np.float64) / 1e6
-        if len(ages):
-            entry["staleness_ms"] = {
-                "p50": float(np.percentile(ages, 50)),
-                "p99": float(np.percentile(ages, 99)),
-                "max": float(ages.max()),
-            }
-        topics[topic] = entry
-    return {
-        "episodes": len(synchronised.segments),
-        "transitions": sum(len(s.images) - 1 for s in synchronised.segments),
-        "breaks": dict(synchronised.breaks),
-        "topics": topics,
-    }
-
-
-def _totals(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    breaks: Counter[str] = Counter()
-    for report in reports:
-        breaks.update(report["breaks"])
-    return {
-        "episodes": sum(r["episodes"] for r in reports),
-        "transitions": sum(r["transitions"] for r in reports),
-        "breaks": dict(breaks),
-    }
 
 
 def find_bags(path: str | os.PathLike[str]) -> list[Path]:

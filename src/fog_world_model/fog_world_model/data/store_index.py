@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,30 +48,35 @@ class Split:
         digest = hashlib.sha256(f"{self.seed}:{source}".encode()).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
 
-    def apply(self, episodes: Sequence[EpisodeEntry], decided: int = 0) -> list[EpisodeEntry]:
+    def apply(
+        self, episodes: Sequence[EpisodeEntry], decided: Mapping[str, bool] | None = None
+    ) -> list[EpisodeEntry]:
         """Decide which episodes are held out.
 
         Where there are two episodes and the fraction is not zero, both sides get at least one.
 
         Args:
             episodes: All episodes of a store.
-            decided: The first so many keep the side that they are on, whatever it is.
+            decided: Source -> whether it is held out, for those that keep the side that they are
+                on, whatever it is.
         """
-        result = list(episodes[:decided])
-        result += [
-            replace(e, held_out=self.place(e.source) < self.validation_fraction)
-            for e in episodes[decided:]
+        decided = decided or {}
+        result = [
+            replace(
+                e,
+                held_out=decided.get(e.source, self.place(e.source) < self.validation_fraction),
+            )
+            for e in episodes
         ]
-        if self.validation_fraction > 0.0 and len(result) > 1:
-            sides = {e.held_out for e in result}
-            if len(sides) == 1:
-                # The one nearest to the other side, of those that may still move.
-                free = range(decided, len(result)) or range(len(result))
-                lonely = True in sides
-                nearest = min(
-                    free, key=lambda i: self.place(result[i].source) * (-1.0 if lonely else 1.0)
-                )
-                result[nearest] = replace(result[nearest], held_out=not lonely)
+        sides = {e.held_out for e in result}
+        if self.validation_fraction > 0.0 and len(result) > 1 and len(sides) == 1:
+            # The one nearest to the other side, of those that may still move.
+            free = [i for i, e in enumerate(result) if e.source not in decided]
+            sign = -1.0 if True in sides else 1.0
+            nearest = min(
+                free or range(len(result)), key=lambda i: sign * self.place(result[i].source)
+            )
+            result[nearest] = replace(result[nearest], held_out=True not in sides)
         return result
 
 

@@ -64,6 +64,23 @@ class Segment:
     messages: dict[str, IntArray]
     """Per topic ``[step]``: index of the message in force at the anchor; -1 at the first step of
     a stream that is not needed there."""
+    ages_ns: dict[str, IntArray]
+    """Per topic ``[step]``: age of that message at the anchor (negative within the slack)."""
+
+    def part(self, first: int, last: int, streams: dict[str, Stream]) -> Segment:
+        """The steps from ``first`` up to, and without, ``last``, as a segment of their own.
+
+        Args:
+            first: First step.
+            last: End, exclusive.
+            streams: As given to :func:`synchronise`.
+        """
+        messages = {topic: index[first:last].copy() for topic, index in self.messages.items()}
+        for topic, index in messages.items():
+            if not streams[topic].needed_at_start:
+                index[0] = -1
+        ages = {topic: age[first:last] for topic, age in self.ages_ns.items()}
+        return Segment(self.images[first:last], messages, ages)
 
 
 @dataclass(frozen=True)
@@ -85,6 +102,7 @@ def synchronise(
     image_topic: str = "image",
     markers: tuple[str, IntArray] | None = None,
     ends: tuple[str, IntArray] | None = None,
+    image_kinds: IntArray | None = None,
     max_steps: int | None = None,
     tolerance: float = 0.25,
 ) -> Synchronised:
@@ -101,6 +119,8 @@ def synchronise(
         ends: A topic of ``streams`` and its values ``[message]``, not zero from the end of an
             episode on: the episode's last step is the first with an end, and no other begins
             before it is zero again.
+        image_kinds: ``[image]``: a number per kind of image (its size and encoding); a change
+            between two steps is a border.
         max_steps: Transitions after which an episode is cut; the next one starts at its last
             frame, so nothing is lost.
         tolerance: How far a camera stamp may lie from the grid, as a fraction of the period.
@@ -111,6 +131,7 @@ def synchronise(
     order = np.argsort(image_stamp_ns, kind="stable")
     stamps = image_stamp_ns[order]
     arrivals = image_arrival_ns[order]
+    kinds = np.zeros(len(order), np.int64) if image_kinds is None else image_kinds[order]
     account = {image_topic: _camera_account(image_stamp_ns, stamps)}
     newest: dict[str, IntArray] = {}
     ages: dict[str, IntArray] = {}
@@ -167,6 +188,8 @@ def synchronise(
             before, now = newest[topic][run[-1]], newest[topic][frame]
             if before >= 0 and values[before] != values[now]:
                 reason = "episode marker"
+        if reason is None and run and kinds[run[-1]] != kinds[frame]:
+            reason = f"{image_topic}: another size or encoding"
         if reason is not None:
             had_run = bool(run)
             close(reason)
@@ -190,8 +213,8 @@ def synchronise(
         frame = following
     close(None)
 
-    segments = [_segment(np.asarray(r), order, newest, streams) for r in runs]
-    _settle_account(account, segments, ages, runs, image_topic)
+    segments = [_segment(np.asarray(r), order, newest, ages, streams) for r in runs]
+    settle(account, segments, image_topic)
     return Synchronised(segments, account, breaks)
 
 
@@ -236,32 +259,36 @@ def _camera_account(as_arrived: IntArray, stamps: IntArray) -> TopicAccount:
 
 
 def _segment(
-    run: IntArray, order: IntArray, newest: dict[str, IntArray], streams: dict[str, Stream]
-) -> Segment:
-    messages = {}
-    for topic, stream in streams.items():
-        index = newest[topic][run].copy()
-        if not stream.needed_at_start:
-            index[0] = -1
-        messages[topic] = index
-    return Segment(order[run], messages)
-
-
-def _settle_account(
-    account: dict[str, TopicAccount],
-    segments: list[Segment],
+    run: IntArray,
+    order: IntArray,
+    newest: dict[str, IntArray],
     ages: dict[str, IntArray],
-    runs: list[list[int]],
-    image_topic: str,
-) -> None:
-    images = {int(i) for s in segments for i in s.images}
-    account[image_topic].used = len(images)
-    for topic in ages:
-        used: set[int] = set()
-        for segment, run in zip(segments, runs, strict=True):
-            index = segment.messages[topic]
-            used.update(int(i) for i in index if i >= 0)
-            account[topic].staleness_ns += ages[topic][np.asarray(run)][index >= 0].tolist()
-        account[topic].used = len(used)
-    for entry in account.values():
+    streams: dict[str, Stream],
+) -> Segment:
+    whole = Segment(
+        order[run],
+        {topic: newest[topic][run] for topic in streams},
+        {topic: ages[topic][run] for topic in streams},
+    )
+    return whole.part(0, len(run), streams)
+
+
+def settle(account: dict[str, TopicAccount], segments: list[Segment], image_topic: str) -> None:
+    """Count which messages are part of a step; what was counted before is replaced.
+
+    Args:
+        account: Changed in place.
+        segments: The episodes that are kept.
+        image_topic: Name of the image topic in the account.
+    """
+    for topic, entry in account.items():
+        if topic == image_topic:
+            used = [s.images for s in segments]
+            entry.staleness_ns = []
+        else:
+            there = [s.messages[topic] >= 0 for s in segments]
+            used = [s.messages[topic][t] for s, t in zip(segments, there, strict=True)]
+            ages = [s.ages_ns[topic][t] for s, t in zip(segments, there, strict=True)]
+            entry.staleness_ns = np.concatenate(ages).tolist() if ages else []
+        entry.used = len(np.unique(np.concatenate(used))) if used else 0
         entry.superseded = entry.received - entry.used
