@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,6 +46,11 @@ _LAST_NS: Final = 2**63 - 1
 def task_custom_data(task: TaskConfig) -> dict[str, str]:
     """The task and its hash, to be stored in a bag's ``custom_data``."""
     return {"fog_task": yaml.safe_dump(task.to_dict(), sort_keys=False), "fog_task_hash": task.hash}
+
+
+def topic_checksum(texts: Mapping[str, str]) -> str:
+    """Checksum of a :data:`TOPIC_RECORD`, because MCAP has none for it."""
+    return f"{zlib.crc32(json.dumps(texts, sort_keys=True).encode()):08x}"
 
 
 def open_file(path: Path) -> IO[bytes]:
@@ -129,9 +136,13 @@ class BagWriter:
         except OSError as error:
             raise self._failure(error) from error
         self._open = True
-        for key, text in (custom or {}).items():
-            self.set_custom(key, text)
-        self.flush()  # the task outlives a kill at any later moment
+        try:
+            for key, text in (custom or {}).items():
+                self.set_custom(key, text)
+            self.flush()  # the task outlives a kill at any later moment
+        except FogError:
+            shutil.rmtree(self.part, ignore_errors=True)  # nothing came yet
+            raise
 
     def __enter__(self) -> BagWriter:
         """Return the open bag."""
@@ -373,10 +384,8 @@ class BagWriter:
         channel.id = self._mcap.register_channel(
             topic.name, "cdr", self._schemas[topic.type], metadata
         )
-        self._mcap.add_metadata(
-            TOPIC_RECORD,
-            {"id": str(channel.id), "topic": topic.name, "type": topic.type, **metadata},
-        )
+        texts = {"id": str(channel.id), "topic": topic.name, "type": topic.type, **metadata}
+        self._mcap.add_metadata(TOPIC_RECORD, {**texts, "crc32": topic_checksum(texts)})
 
     def _is_full(self, file: BagFile, log_ns: int) -> bool:
         return (self._max_bytes is not None and self._size >= self._max_bytes) or (

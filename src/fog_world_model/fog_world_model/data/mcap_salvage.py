@@ -19,7 +19,7 @@ from mcap.writer import MCAP0_MAGIC
 from rosbags.rosbag2.metadata import parse_qos
 
 from fog_world_model.data.bag_metadata import DEFAULT_QOS, Topic, dump_qos, standard_definition
-from fog_world_model.data.bag_writer import CUSTOM_RECORD, TOPIC_RECORD
+from fog_world_model.data.bag_writer import CUSTOM_RECORD, TOPIC_RECORD, topic_checksum
 from fog_world_model.data.embedded_metadata import check_index, of_text
 
 _HEAD: Final = struct.Struct("<BQ")
@@ -330,17 +330,12 @@ class McapSalvage:
         elif record.name == "rosbag2":
             self.custom |= of_text(texts.get("serialized_metadata", ""))
         elif record.name == TOPIC_RECORD:
-            definition, _ = standard_definition(texts["type"])
-            self._topics.setdefault(
-                int(texts["id"]),
-                Topic(
-                    texts["topic"],
-                    texts["type"],
-                    texts["offered_qos_profiles"],
-                    texts["topic_type_hash"],
-                    definition,
-                ),
-            )
+            if texts.pop("crc32") != topic_checksum(texts):
+                return
+            definition, type_hash = standard_definition(texts["type"])
+            qos = texts["offered_qos_profiles"]
+            topic = Topic(texts["topic"], texts["type"], qos, type_hash, definition)
+            self._topics.setdefault(int(texts["id"]), topic)
 
     def _read_index(self) -> None:
         """Learn the channels from the index at the end, if the file has a whole one."""
