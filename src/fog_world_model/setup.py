@@ -29,6 +29,7 @@ setup(
         "rich",
         "rosbags",
         "safetensors",
+        "shapely",
         "tensorboard",
         "torch",
         "zarr",

@@ -74,18 +74,20 @@ class Labeller(Protocol):
         """
 
 
-def read_options(kind: type[Options], config: LabellerConfig) -> Options:
+def read_options(kind: type[Options], config: LabellerConfig, **others: str) -> Options:
     """Read a labeller's options into a dataclass of numbers.
 
     Args:
         kind: Every field has a default; a field annotated ``int`` takes whole numbers only.
         config: Its ``options`` override the defaults.
+        **others: Fields that are no numbers and come from elsewhere.
 
     Raises:
         FogError: An option is unknown or not whole; what ``kind`` itself refuses.
     """
     # Annotations are strings here, whatever the version of Python.
-    known = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
+    types = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
+    known = {name: of for name, of in types.items() if of in ("int", "float")}
     unknown = sorted(set(config.options) - set(known))
     if unknown:
         raise FogError(
@@ -97,4 +99,4 @@ def read_options(kind: type[Options], config: LabellerConfig) -> Options:
         if given[name] != int(given[name]):
             raise FogError(f"labeller.options.{name} must be a whole number, not {given[name]!r}")
         given[name] = int(given[name])
-    return kind(**given)
+    return kind(**given, **others)

@@ -9,13 +9,13 @@ border around it; its size is that of the black square.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from fog_world_model.data.labellers.labeller import read_options
 from fog_world_model.errors import FogError
 from fog_world_model.task import LabellerConfig
 
@@ -24,6 +24,7 @@ Array = npt.NDArray[np.float64]
 FACES = ("+x", "+y", "-x", "-y", "+z", "-z")
 """Sides of a box by their outward normal."""
 _AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
+DEFAULT_DICTIONARY = "4X4_250"
 DICTIONARIES = tuple(sorted(n[len("DICT_") :] for n in dir(cv2.aruco) if n.startswith("DICT_")))
 """Names of the dictionaries that OpenCV knows, such as ``4X4_50`` and ``APRILTAG_36h11``."""
 
@@ -67,7 +68,7 @@ def face_axes(face: str) -> tuple[Array, Array, Array]:
 class MarkerLayout:
     """Sizes and identifiers of all markers of the push_cube scene."""
 
-    dictionary: str = "4X4_250"
+    dictionary: str = DEFAULT_DICTIONARY
     """One of :data:`DICTIONARIES`."""
     cube_size_m: float = 0.30
     cube_marker_m: float = 0.15
@@ -187,11 +188,7 @@ def marker_layout(config: LabellerConfig | None) -> MarkerLayout:
     """
     if config is None:
         return MarkerLayout()
-    given: dict[str, Any] = {
-        f.name: int(config.options[f.name]) if f.type == "int" else config.options[f.name]
-        for f in fields(MarkerLayout)
-        if f.name in config.options
-    }
-    if config.dictionary:
-        given["dictionary"] = config.dictionary
-    return MarkerLayout(**given)
+    names = {f.name for f in fields(MarkerLayout)}
+    about = {name: value for name, value in config.options.items() if name in names}
+    dictionary = config.dictionary or DEFAULT_DICTIONARY
+    return read_options(MarkerLayout, replace(config, options=about), dictionary=dictionary)

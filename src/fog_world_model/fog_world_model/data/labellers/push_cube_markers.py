@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from fog_world_model.data.labellers.fiducials import MarkerDetector, Mounting, locate_box
 from fog_world_model.data.labellers.labeller import CameraModel, Labels, read_options
-from fog_world_model.data.labellers.marker_layout import MarkerLayout, marker_layout
+from fog_world_model.data.labellers.marker_layout import DEFAULT_DICTIONARY, MarkerLayout
 from fog_world_model.errors import FogError
 from fog_world_model.task import FloatArray, LabellerConfig
 
@@ -113,9 +113,9 @@ class PushCubeLabeller:
     unknown = "cube or post not seen"
 
     def __init__(self, config: LabellerConfig) -> None:
-        self.options = read_options(PushCubeOptions, config)
-        self._layout = marker_layout(config)
-        self._detector = MarkerDetector(self._layout.opencv())
+        dictionary = config.dictionary or DEFAULT_DICTIONARY
+        self.options = read_options(PushCubeOptions, config, dictionary=dictionary)
+        self._detector = MarkerDetector(self.options.opencv())
 
     def look(self, image: npt.NDArray[np.uint8], camera: CameraModel | None) -> FloatArray:
         """Find cube and post in one picture.
@@ -137,7 +137,7 @@ class PushCubeLabeller:
                 "record image.camera_info_topic too"
             )
         found = self._detector.find(image)
-        layout, mounting = self._layout, self.options.mounting
+        layout, mounting = self.options, self.options.mounting
         cube = locate_box(found, layout.cube(), layout.cube_size_m, camera, mounting)
         post = locate_box(found, layout.post(), layout.post_box_m, camera, mounting)
         sight = np.full(len(FIELDS), np.nan, np.float32)

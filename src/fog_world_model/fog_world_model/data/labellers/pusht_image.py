@@ -29,6 +29,8 @@ _REFINED = 2
 _ITERATIONS = 10
 _FIELDS = ("x", "y", "angle", "coverage")
 _NO_COLOUR = -1.0
+_FAINT = 0.2
+"""Share of the block's colour that a camera's noise may give to any pixel."""
 
 
 @dataclass(frozen=True)
@@ -252,14 +254,13 @@ def fit_pose(block: Array, seen: Array, options: PushTOptions) -> PlanarPose | N
     side = block.shape[0]
     pixel = tee.TABLE_PX / side
     unit = options.unit_px
-    mass = float((block * seen).sum()) * pixel * pixel
-    if mass < 0.25 * _drawn_area(options):
+    weight = _large_parts(block * seen, 0.05 * _area(options) / pixel**2)
+    if float(weight.sum()) * pixel * pixel < 0.25 * _area(options):
         return None
     # gym-pusht draws a point at the pixel whose number it rounds to, so that pixel centres of its
     # 512 px picture lie at whole coordinates.
     axis = (np.arange(side) + 0.5) * pixel - 0.5
     points = np.stack(np.meshgrid(axis, axis), -1)
-    weight = block * seen
     centre = (points * weight[..., None]).sum((0, 1)) / weight.sum()
     # Only what lies near the block matters; the rest of the table is far from every pose tried.
     near = np.abs(points - centre).max(-1) < 4.5 * unit
@@ -280,8 +281,16 @@ def fit_pose(block: Array, seen: Array, options: PushTOptions) -> PlanarPose | N
     return pose if fit.convinces(pose) else None
 
 
-def _drawn_area(options: PushTOptions) -> float:
+def _area(options: PushTOptions) -> float:
     return 7.0 * options.unit_px**2
+
+
+def _large_parts(share: Array, least: float) -> Array:
+    """What belongs to connected parts of at least so many pixels; specks are set to 0."""
+    _, labels, figures, _ = cv2.connectedComponentsWithStats((share > 0.5).astype(np.uint8))
+    large = figures[:, cv2.CC_STAT_AREA] >= least
+    large[0] = False  # everything else
+    return np.where(large[labels], share, 0.0)
 
 
 @dataclass(frozen=True)
@@ -334,9 +343,10 @@ class _Fit:
         """Whether enough of the T is visible, and agrees with the picture."""
         drawn = self.drawn(pose)
         visible = float((drawn * self.seen).sum()) / max(float(drawn.sum()), 1e-9)
-        both = float((np.minimum(drawn, self.block) * self.seen).sum())
-        either = float((np.maximum(drawn, self.block) * self.seen).sum())
-        expected = _drawn_area(self.options) / self.pixel**2
+        block = np.where(self.block > _FAINT, self.block, 0.0)
+        both = float((np.minimum(drawn, block) * self.seen).sum())
+        either = float((np.maximum(drawn, block) * self.seen).sum())
+        expected = _area(self.options) / self.pixel**2
         return (
             visible >= self.options.least_visible
             and both >= self.options.least_agreement * either

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 from fog_world_model.data.labellers.labeller import PlanarPose
 
@@ -48,10 +48,11 @@ def bars(pose: PlanarPose, unit: float = UNIT_PX) -> Array:
 def coverage(block: PlanarPose, goal: PlanarPose, unit: float = UNIT_PX) -> float:
     """Share of the goal's area that the block covers, in [0, 1], as gym-pusht scores it."""
     # The bars of one T do not overlap, so the parts that pairs of bars share add up.
+    goal_bars = [shapely.Polygon(corners) for corners in bars(goal, unit)]
     shared = sum(
-        cv2.intersectConvexConvex(a.astype(np.float32), b.astype(np.float32))[0]
-        for a in bars(block, unit) - np.array(goal[:2])  # near zero: the corners are float32
-        for b in bars(goal, unit) - np.array(goal[:2])
+        shapely.Polygon(corners).intersection(other).area
+        for corners in bars(block, unit)
+        for other in goal_bars
     )
     return min(1.0, float(shared) / (_AREA * unit * unit))
 
