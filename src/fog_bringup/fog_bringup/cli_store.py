@@ -4,24 +4,124 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, subcommand
+
+if TYPE_CHECKING:
+    from fog_world_model.data.store_index import StoreIndex
 
 
 @dataclass
 class Check:
-    """Check that a store is whole."""
+    """Read a store whole and compare it with its index; damage ends with status 2."""
 
     store: Positional[Path]
     """Episode store."""
 
     def run(self) -> int:
-        """Open it."""
+        """Check."""
+        from fog_bringup.progress import progress_bar
+        from fog_world_model.data.store_operations import check_store
+
+        with progress_bar() as report:
+            index = check_store(self.store, report)
+        print(f"{self.store}: whole; {_summary(index)}")
+        return 0
+
+
+@dataclass
+class Merge:
+    """Put the episodes of several stores of one task into a new one."""
+
+    stores: Positional[tuple[Path, ...]]
+    """Episode stores."""
+    output: Path
+    """Episode store to write."""
+
+    def run(self) -> int:
+        """Merge."""
+        from fog_world_model.data.store_operations import merge_stores
+
+        print(f"{self.output}: {_summary(merge_stores(self.stores, self.output))}")
+        return 0
+
+
+@dataclass
+class Filter:
+    """Take some episodes of a store into a new one."""
+
+    store: Positional[Path]
+    """Episode store."""
+    output: Path
+    """Episode store to write."""
+    only: Literal["success", "failure", "unmarked"] | None = None
+    """Outcome that the episodes must have, as it was marked while recording."""
+    min_steps: int = 0
+    """Steps that they must have at least."""
+
+    def run(self) -> int:
+        """Filter."""
+        from fog_world_model.data.store_operations import filter_store
+
+        index = filter_store(self.store, self.output, only=self.only, min_steps=self.min_steps)
+        print(f"{self.output}: {_summary(index)}")
+        return 0
+
+
+@dataclass
+class SplitStore:
+    """Decide anew which episodes of a store are held out for validation."""
+
+    store: Positional[Path]
+    """Episode store; its index is changed."""
+    validation_fraction: float = 0.1
+    """Share of the episodes that is held out."""
+    seed: int = 0
+    """Seed of the choice."""
+
+    def run(self) -> int:
+        """Split."""
+        from fog_world_model.data.store_operations import split_store
+
+        fraction = self.validation_fraction
+        index = split_store(self.store, validation_fraction=fraction, seed=self.seed)
+        print(f"{self.store}: {_summary(index)}")
+        return 0
+
+
+def _summary(index: StoreIndex) -> str:
+    held_out = sum(e.held_out for e in index.episodes)
+    steps = sum(e.length - 1 for e in index.episodes)
+    return f"{len(index.episodes)} episodes ({held_out} held out), {steps} transitions"
+
+
+@dataclass
+class View:
+    """Write an HTML page about a store: pictures and time plots of episodes, distributions."""
+
+    store: Positional[Path]
+    """Episode store."""
+    output: Path | None = None
+    """Page to write; STORE.html unless given."""
+    episodes: tuple[int, ...] = ()
+    """Numbers of the episodes to show; --limit of them, evenly spread, unless given."""
+    limit: int = 24
+    """How many episodes to show when none are named; the table holds all of them."""
+
+    def run(self) -> int:
+        """Write it."""
+        from fog_bringup.progress import progress_bar
+        from fog_bringup.store_page import write_store_page
         from fog_world_model.data.episodes import EpisodeStore
 
         store = EpisodeStore(self.store)
-        print(f"{store.path}: {len(store.lengths)} episodes, {store.transitions} transitions")
+        output = self.output or self.store.with_name(self.store.resolve().name + ".html")
+        with progress_bar() as report:
+            shown = write_store_page(
+                store, output, episodes=self.episodes, limit=self.limit, progress=report
+            )
+        print(f"{output}: {len(shown)} of {len(store.episodes)} episodes with pictures")
         return 0
 
 
@@ -63,7 +163,14 @@ class Export:
 class Data:
     """Look after episode stores."""
 
-    what: Annotated[Check, subcommand("check")] | Annotated[Export, subcommand("export")]
+    what: (
+        Annotated[Check, subcommand("check")]
+        | Annotated[Merge, subcommand("merge")]
+        | Annotated[Filter, subcommand("filter")]
+        | Annotated[SplitStore, subcommand("split")]
+        | Annotated[View, subcommand("view")]
+        | Annotated[Export, subcommand("export")]
+    )
 
     def run(self) -> int:
         """Do it."""

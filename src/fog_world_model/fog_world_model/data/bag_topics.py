@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fog_world_model.data.bag_reader import BagReader
+from fog_world_model.data.labellers.labeller import BASE_FIELDS
 from fog_world_model.task import StreamConfig, TaskConfig
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -18,15 +19,6 @@ CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 _TWIST = "geometry_msgs/msg/Twist"
 _TWIST_STAMPED = "geometry_msgs/msg/TwistStamped"
 ODOMETRY = "nav_msgs/msg/Odometry"
-POSE_FIELDS = (
-    "pose.pose.position.x",
-    "pose.pose.position.y",
-    "pose.pose.orientation.x",
-    "pose.pose.orientation.y",
-    "pose.pose.orientation.z",
-    "pose.pose.orientation.w",
-)
-"""What a labeller wants to know of odometry."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +31,7 @@ class BagTopics:
     streams: dict[str, StreamConfig]
     """Numeric topics; types and fields as the bag has them, extra fields for the labeller last."""
     pose: str
-    """Topic among the streams whose last fields are :data:`POSE_FIELDS`; empty: none."""
+    """Topic among the streams whose last fields are the labeller's ``BASE_FIELDS``; empty: none."""
     camera_info: str
     """Topic of the camera's calibration; empty when the bag has none."""
 
@@ -55,7 +47,7 @@ def find_topics(bag: BagReader, task: TaskConfig) -> BagTopics:
     pose = task.labeller.odometry_topic if task.labeller else ""
     if pose:
         known = streams.get(pose, StreamConfig(pose, ODOMETRY, ()))
-        streams[pose] = replace(known, fields=(*known.fields, *POSE_FIELDS))
+        streams[pose] = replace(known, fields=(*known.fields, *BASE_FIELDS))
         bag.require({pose: ODOMETRY})
     bag.require({image: kind, **{s.topic: s.type for s in streams.values()}})
     info = task.image.camera_info_topic

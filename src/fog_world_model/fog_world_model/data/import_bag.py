@@ -131,6 +131,7 @@ class _Import:
         self._kinds: dict[tuple[Any, ...], int] = {}
         self._joint_orders: dict[str, set[tuple[str, ...]]] = {}
         self._lock = threading.Lock()
+        self._own = threading.local()
 
     def run(self, progress: BagProgress, stopped: Callable[[], bool]) -> dict[str, Any]:
         """Do it, and return the report."""
@@ -336,7 +337,9 @@ class _Import:
                 whole = decode_image(image)
         except DamagedPicture:
             return None
-        return resize(whole, height, width), self._labeller.look(whole, self._camera)
+        if not hasattr(self._own, "labeller"):  # OpenCV's detectors are not for several threads
+            self._own.labeller = make_labeller(self._task)
+        return resize(whole, height, width), self._own.labeller.look(whole, self._camera)
 
     def _note_joints(self, topic: str, names: tuple[str, ...]) -> None:
         with self._lock:
@@ -360,12 +363,12 @@ class _Import:
         recorder, losses = import_report.recorder_figures(
             self._bag.account, [topics.image, *topics.streams]
         )
-        sizes = [" ".join(map(str, k)) for k in self._kinds]
+        sizes = ["{}x{} {}".format(*kind) for kind in self._kinds]
         images = lines[topics.image]
         warnings = [
             *losses,
             *self._bag.warnings,
-            *import_report.topic_warnings(account, image_topic=topics.image),
+            *import_report.topic_warnings(account, breaks, image_topic=topics.image),
             *import_report.content_warnings(figures, task),
             *self._joint_warnings(),
         ]

@@ -24,8 +24,8 @@ FROZEN_SHARE = 0.5
 FROZEN_SECONDS = 5.0
 CLIPPED_SHARE = 0.01
 """Share of commands beyond the task's bounds, from which on a warning is due."""
-_PAUSE = 10
-"""Intervals longer than so many usual ones are pauses, not jitter."""
+_LOSS = 1.5
+"""Intervals longer than so many usual ones are lost images or pauses, not jitter."""
 _NOMINAL_NS = 2_000
 """Stamps of a real sensor differ by more from step to step; half of them by less is arithmetic."""
 _JITTER_NS = 500_000
@@ -114,7 +114,7 @@ def camera_figures(stamps: IntArray, sizes: Sequence[str]) -> dict[str, Any]:
     figures: dict[str, Any] = {"images": len(stamps), "sizes": list(sizes)}
     if len(gaps):
         usual = float(np.median(gaps))
-        steady = gaps[gaps <= _PAUSE * usual]
+        steady = gaps[gaps < _LOSS * usual]
         figures |= {
             "rate_hz": 1e9 / usual,
             "jitter_ms": float(steady.std()) / 1e6,
@@ -184,8 +184,10 @@ def content_warnings(figures: dict[str, Any], task: TaskConfig) -> list[str]:
     return found
 
 
-def topic_warnings(account: Mapping[str, TopicAccount], *, image_topic: str) -> list[str]:
-    """Sentences about messages out of order, lost images and topics that no step used."""
+def topic_warnings(
+    account: Mapping[str, TopicAccount], breaks: Mapping[str, int], *, image_topic: str
+) -> list[str]:
+    """Sentences about messages out of order, and episodes that lost images ended."""
     found = []
     for topic, entry in account.items():
         if entry.reordered:
@@ -193,10 +195,10 @@ def topic_warnings(account: Mapping[str, TopicAccount], *, image_topic: str) -> 
                 f"{topic}: the stamps of {entry.reordered} of {entry.received} messages run "
                 "backwards"
             )
-        if topic == image_topic and entry.dropped > 0.01 * entry.received:
+        if topic == image_topic and breaks.get("camera gap"):
             found.append(
-                f"{topic}: about {entry.dropped} images are missing between "
-                f"{entry.received} that were recorded"
+                f"{topic}: {breaks['camera gap']} episodes end where images are missing; about "
+                f"{entry.dropped} are, between {entry.received} that were recorded"
             )
     return found
 

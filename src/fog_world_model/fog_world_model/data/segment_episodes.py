@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fog_world_model.data.bag_topics import POSE_FIELDS, BagTopics
+from fog_world_model.data.bag_topics import BagTopics
 from fog_world_model.data.episode import Episode
 from fog_world_model.data.episode_pieces import Piece, labelled_pieces, usable_pieces
 from fog_world_model.data.import_report import Contents
 from fog_world_model.data.labellers import Labeller, Labels
+from fog_world_model.data.labellers.labeller import BASE_FIELDS
 from fog_world_model.data.shard import ShardWriter
 from fog_world_model.data.synchronise import IntArray, Segment, Stream
 from fog_world_model.errors import FogError
@@ -130,12 +131,10 @@ class SegmentEpisodes:
         return Labels(column(self._task.reward), column(self._task.end) > 0.5)
 
     def _base(self, values: dict[str, FloatArray]) -> FloatArray | None:
-        """``[step, 3]``: x, y and yaw of the robot in its odometry's frame."""
+        """``[step, field]``: pose of the robot, see :data:`BASE_FIELDS`."""
         if not self._topics.pose:
             return None
-        x, y, qx, qy, qz, qw = values[self._topics.pose][:, -len(POSE_FIELDS) :].T
-        yaw = np.arctan2(2 * (qw * qz + qx * qy), 1 - 2 * (qy * qy + qz * qz))
-        return np.stack([x, y, yaw], axis=1).astype(np.float32)
+        return values[self._topics.pose][:, -len(BASE_FIELDS) :]
 
     def _write(
         self,
