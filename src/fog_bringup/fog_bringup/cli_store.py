@@ -116,7 +116,7 @@ class View:
         from fog_world_model.data.episodes import EpisodeStore
 
         store = EpisodeStore(self.store)
-        output = self.output or self.store.with_name(self.store.resolve().name + ".html")
+        output = self.output or self.store.parent / f"{self.store.resolve().name}.html"
         with progress_bar() as report:
             shown = write_store_page(
                 store, output, episodes=self.episodes, limit=self.limit, progress=report

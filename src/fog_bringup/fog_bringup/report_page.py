@@ -63,8 +63,8 @@ summary { cursor: pointer; color: var(--blue); }
 """
 
 
-def page(title: str, body: Iterable[str]) -> str:
-    """A whole document; ``body`` is HTML."""
+def page(title: str, body: Iterable[str], style: str = "") -> str:
+    """A whole document; ``body`` is HTML, ``style`` CSS beyond that of all pages."""
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -73,7 +73,7 @@ def page(title: str, body: Iterable[str]) -> str:
             '<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escape(title)}</title>",
-            f"<style>{_STYLE}</style>",
+            f"<style>{_STYLE}{style}</style>",
             "</head>",
             "<body>",
             "<main>",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import matplotlib as mpl
@@ -70,6 +72,27 @@ DARK = Theme(
     ramp=("#4d5761", "#3d8fe8", "#d8ecff"),
 )
 
+VARIABLES = Theme(
+    ink="#f0f001",
+    muted="#f0f002",
+    grid="#f0f003",
+    fill="#f0f004",
+    blue="#f0f005",
+    orange="#f0f006",
+    green="#f0f007",
+    ramp=("#f0f008", "#f0f009", "#f0f00a"),
+)
+"""Stands for the page's own colours, see :func:`svg`."""
+_CSS = {
+    VARIABLES.ink: "--ink",
+    VARIABLES.muted: "--muted",
+    VARIABLES.grid: "--line",
+    VARIABLES.fill: "--card",
+    VARIABLES.blue: "--blue",
+    VARIABLES.orange: "--orange",
+    VARIABLES.green: "--green",
+}
+
 Draw = Callable[[Theme], Figure]
 """Draws a figure in the colours of a theme."""
 
@@ -84,6 +107,37 @@ def png(draw: Draw, theme: Theme) -> bytes:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DPI, transparent=True)
     return buffer.getvalue()
+
+
+def svg(draw: Draw, alt: str) -> str:
+    """Draw a figure as SVG for a page of which it takes the colours, light or dark.
+
+    Args:
+        draw: Draws it.
+        alt: What is to be seen, for those who cannot see it.
+
+    Returns:
+        An element to put into HTML; it is as wide as there is room. The page has to define
+        ``--orange`` and ``--green`` beside the colours of ``report_page``.
+    """
+    with mpl.rc_context():
+        # Text stays text, and equal figures are equal files.
+        mpl.rcParams.update({**_settings(VARIABLES), "svg.fonttype": "none", "svg.hashsalt": "fog"})
+        figure = draw(VARIABLES)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None
+    text = text[text.index(">", text.index("<svg")) + 1 :]
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    used = {*re.findall(r"url\(#([^)]*)\)", text), *re.findall(r'href="#([^"]*)"', text)}
+    text = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", text)
+    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)  # hundredths of a point are enough
+    for color, variable in _CSS.items():
+        text = text.replace(color, f"var({variable})")
+    return f'<svg {box[0]} role="img" aria-label="{escape(alt)}">{text}'
 
 
 def axes(
