@@ -254,10 +254,15 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise FogError(f"bag {folder}: {path.name}: {error.strerror or error}") from error
     except (yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise FogError(
-            f"bag {folder}: cannot be read, its {path.name} is damaged ({error}); "
+            f"bag {folder}: cannot be read, its {path.name} is damaged ({one_line(error)}); "
             f"`fog bag recover {folder}` makes a new one from the messages"
         ) from error
     return information
+
+
+def one_line(error: Exception) -> str:
+    """Text of an error that a parser spreads over several lines."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def custom_of(information: Mapping[str, Any]) -> dict[str, str]:

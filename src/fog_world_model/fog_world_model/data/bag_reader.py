@@ -17,7 +17,7 @@ from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.reader import DirectoryReader
 from rosbags.rosbag2.storage_mcap import McapReader
 
-from fog_world_model.data.bag_metadata import METADATA, read_metadata
+from fog_world_model.data.bag_metadata import METADATA, one_line, read_metadata
 from fog_world_model.data.embedded_metadata import check_index, embedded_custom
 from fog_world_model.data.messages import deserialise
 from fog_world_model.errors import FogError
@@ -74,12 +74,12 @@ class BagReader:
         except Exception as error:  # damaged files fail in many ways inside the parser
             with suppress(Exception):
                 self._reader.close()
-            raise self._broken(f"cannot be read, it may be cut: {error}") from error
+            raise self._broken(f"cannot be read, it may be cut: {one_line(error)}") from error
         try:
             self._examine()
         except Exception as error:
             self.close()
-            raise self._broken(f"cannot be read, it may be cut: {error}") from error
+            raise self._broken(f"cannot be read, it may be cut: {one_line(error)}") from error
 
     def _examine(self) -> None:
         storage = self._reader.storage
@@ -231,7 +231,7 @@ class BagReader:
                 read += 1
                 yield RecordedMessage(connection.topic, connection.msgtype, log_ns, bytes(data))
         except Exception as error:  # as in opening
-            raise self._broken(f"damaged or cut: {error}") from error
+            raise self._broken(f"damaged or cut: {one_line(error)}") from error
         expected = sum(c.msgcount for c in chosen)
         if read != expected:  # the parser passes over what it cannot make out
             raise self._broken(f"damaged: {read} of {expected} messages can be read")
