@@ -173,6 +173,11 @@ def _each(coefficient: Tensor) -> Tensor:
     return coefficient[:, None, None, None]
 
 
+def nothing(batch: int) -> tuple[Tensor, Tensor]:
+    """Actions and proprioception of zeros."""
+    return torch.zeros(batch, 2, 2), torch.zeros(batch, 3)
+
+
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("predict_sample", [False, True])
 def test_loss_is_zero_for_the_right_answer(
@@ -192,15 +197,15 @@ def test_loss_is_zero_for_the_right_answer(
         return (clean - _each(c.c_skip) * noisy) / _each(c.c_out)
 
     _Seen(monkeypatch, denoiser, right)
-    loss, denoised = denoiser.loss(frame, context, torch.zeros(8, 2, 2), torch.zeros(8, 3))
+    loss, denoised = denoiser.loss(frame, context, *nothing(8))
     assert float(loss) < 1e-6
     torch.testing.assert_close(denoised, frame, rtol=0, atol=1e-3)
     sigma = torch.tensor([3.0] * 8)
-    again = denoiser(torch.randn(8, 3, 16, 16), sigma, context, torch.zeros(0), torch.zeros(0))
+    again = denoiser(torch.randn(8, 3, 16, 16), sigma, context, *nothing(8))
     torch.testing.assert_close(again, clean, rtol=0, atol=1e-4)
     # And a wrong answer costs something.
     _Seen(monkeypatch, denoiser, lambda noisy, c: right(noisy, c) + 1.0)
-    assert float(denoiser.loss(frame, context, torch.zeros(0), torch.zeros(0))[0]) > 0.5
+    assert float(denoiser.loss(frame, context, *nothing(8))[0]) > 0.5
 
 
 def test_training_noise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +214,7 @@ def test_training_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser = Denoiser(dataclasses.replace(SMALL, residual=False), **SIZES)
     seen = _Seen(monkeypatch, denoiser, lambda noisy, _: torch.zeros_like(noisy))
     count = 4000
-    denoiser.loss(torch.zeros(count, 3, 16, 16), torch.zeros(count, 1, 1), *[torch.zeros(0)] * 2)
+    denoiser.loss(torch.zeros(count, 3, 16, 16), torch.zeros(count, 1, 1), *nothing(count))
     effective = (4 * seen.c.c_noise).exp()
     sigma = (effective**2 - 0.3**2).sqrt()
     assert float(sigma.min()) >= 2e-3 * 0.9

@@ -15,6 +15,10 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 
+TIME_SCALE = 100.0
+"""diffusers' sinusoidal embedding resolves steps of about 1; c_noise spans about 2."""
+
+
 @dataclass(frozen=True)
 class DenoiserConfig:
     """Size and noise of the denoiser."""
@@ -29,6 +33,10 @@ class DenoiserConfig:
     """Residual blocks per resolution."""
     embedding: int = 128
     """Width of the embedding of actions and proprioception."""
+    time_embedding: int = 0
+    """Width of what the condition and the noise level are added up in; 0 is 4 x ``channels[0]``."""
+    attention: bool = False
+    """Self-attention at the lowest resolution, heads of 8 channels, as in DIAMOND."""
     residual: bool = True
     """Predict the difference to the last frame instead of the frame itself."""
     predict_sample: bool = False
@@ -41,6 +49,13 @@ class DenoiserConfig:
     """Standard deviation of what is denoised (after scaling, for the residual)."""
     sigma_offset: float = 0.3
     """Offset noise per channel, against drift of the mean colour; 0 switches it off."""
+    context_noise: float = 0.0
+    """Largest level of noise added to the past frames in training; 0 switches it off.
+
+    Each sample draws its level evenly from 0 to this, and the network is told it (Valevski et al.
+    2024, GameNGen, arXiv 2408.14837, section 3.2.1). Imagined frames are never quite clean: a model
+    that has seen only clean ones amplifies their errors. The residual is taken to the frame that
+    was given, so the noise has to be removed and is not passed on."""
     noise_log_mean: float = -0.4
     noise_log_std: float = 1.2
     sigma_min: float = 2e-3
@@ -93,6 +108,7 @@ class Denoiser(nn.Module):
         """Build the network for images of a size (channel is always 3)."""
         super().__init__()
         self.config = config
+        self.time_embedding = config.time_embedding or 4 * config.channels[0]
         pixels = 3 * config.patch**2
         self.unet = UNet2DModel(
             sample_size=(height // config.patch, width // config.patch),
@@ -102,7 +118,9 @@ class Denoiser(nn.Module):
             block_out_channels=config.channels,
             down_block_types=("DownBlock2D",) * len(config.channels),
             up_block_types=("UpBlock2D",) * len(config.channels),
-            add_attention=False,
+            add_attention=config.attention,
+            attention_head_dim=8,
+            time_embedding_dim=self.time_embedding,
             class_embed_type="identity",
             resnet_time_scale_shift="scale_shift",
             norm_num_groups=8,
@@ -113,10 +131,11 @@ class Denoiser(nn.Module):
         # diffusers adds class_labels to the time embedding, which scales and shifts every group
         # norm: the way in for actions and proprioception.
         conditions = config.context_frames * action_size + proprioception_size
+        conditions += config.context_noise > 0
         self.condition = nn.Sequential(
             nn.Linear(conditions, config.embedding),
             nn.SiLU(),
-            nn.Linear(config.embedding, 4 * config.channels[0]),
+            nn.Linear(config.embedding, self.time_embedding),
         )
         self.register_buffer("residual_std", torch.tensor(0.2))
 
@@ -137,7 +156,13 @@ class Denoiser(nn.Module):
         return target.clamp(-1.0, 1.0)
 
     def forward(
-        self, noisy: Tensor, sigma: Tensor, context: Tensor, actions: Tensor, proprio: Tensor
+        self,
+        noisy: Tensor,
+        sigma: Tensor,
+        context: Tensor,
+        actions: Tensor,
+        proprio: Tensor,
+        level: Tensor | None = None,
     ) -> Tensor:
         """Denoise.
 
@@ -147,13 +172,23 @@ class Denoiser(nn.Module):
             context: ``[batch, time, channel, height, width]``, the last L frames.
             actions: ``[batch, time, field]``, the last L actions, the newest is a_t.
             proprio: ``[batch, field]``, normalised proprioception at o_t.
+            level: ``[batch]``, level of the noise that is in the context; none unless given.
 
         Returns:
             Denoised ``[batch, channel, height, width]``.
         """
-        c = self._coefficients(sigma)
-        output = self._network(noisy, c, context, actions, proprio)
+        c = self.coefficients(sigma)
+        condition = self.conditions(actions, proprio, level)
+        output = self._network(noisy, c, context, condition)
         return _per_image(c.c_skip) * noisy + _per_image(c.c_out) * output
+
+    def conditions(self, actions: Tensor, proprio: Tensor, level: Tensor | None = None) -> Tensor:
+        """What the embedding is computed from, ``[batch, field]``; see :meth:`forward`."""
+        parts = [actions.flatten(1), proprio]
+        if self.config.context_noise:
+            level = proprio.new_zeros(len(proprio)) if level is None else level
+            parts.append(level[:, None] / self.config.context_noise)
+        return torch.cat(parts, dim=1)
 
     def loss(
         self, frame: Tensor, context: Tensor, actions: Tensor, proprio: Tensor
@@ -164,6 +199,10 @@ class Denoiser(nn.Module):
             The loss, and the denoised frame ``[batch, channel, height, width]`` without gradient.
         """
         config = self.config
+        level = None
+        if config.context_noise:
+            level = config.context_noise * torch.rand(len(frame), device=frame.device)
+            context = context + level[:, None, None, None, None] * torch.randn_like(context)
         last = context[:, -1]
         clean = self.to_target(frame, last)
         batch = len(frame)
@@ -172,8 +211,8 @@ class Denoiser(nn.Module):
         sigma = sigma.clamp(config.sigma_min, config.sigma_max)
         offset = config.sigma_offset * torch.randn(batch, 3, 1, 1, device=frame.device)
         noisy = clean + offset + _per_image(sigma) * torch.randn_like(clean)
-        c = self._coefficients(sigma)
-        output = self._network(noisy, c, context, actions, proprio)
+        c = self.coefficients(sigma)
+        output = self._network(noisy, c, context, self.conditions(actions, proprio, level))
         target = (clean - _per_image(c.c_skip) * noisy) / _per_image(c.c_out)
         with torch.no_grad():
             denoised = _per_image(c.c_skip) * noisy + _per_image(c.c_out) * output
@@ -184,7 +223,8 @@ class Denoiser(nn.Module):
             error = error * (config.sigma_data / _per_image(edm.c_out).clamp_min(0.2)) ** 2
         return error.mean(), self.to_frame(denoised, last)
 
-    def _coefficients(self, sigma: Tensor) -> Preconditioning:
+    def coefficients(self, sigma: Tensor) -> Preconditioning:
+        """EDM's coefficients for ``[batch]`` noise levels, or those of the image itself."""
         c = preconditioning(sigma, self.config.sigma_data, self.config.sigma_offset)
         if not self.config.predict_sample:
             return c
@@ -196,14 +236,13 @@ class Denoiser(nn.Module):
         )
 
     def _network(
-        self, noisy: Tensor, c: Preconditioning, context: Tensor, actions: Tensor, proprio: Tensor
+        self, noisy: Tensor, c: Preconditioning, context: Tensor, conditions: Tensor
     ) -> Tensor:
         scaled = context.flatten(1, 2) / self.config.sigma_data
         stacked = torch.cat([_per_image(c.c_in) * noisy, scaled], dim=1)
         stacked = F.pixel_unshuffle(stacked, self.config.patch)
-        condition = self.condition(torch.cat([actions.flatten(1), proprio], dim=1))
-        # diffusers' sinusoidal embedding resolves steps of about 1; c_noise spans about 2.
-        output = self.unet(stacked, 100.0 * c.c_noise, class_labels=condition).sample
+        condition = self.condition(conditions)
+        output = self.unet(stacked, TIME_SCALE * c.c_noise, class_labels=condition).sample
         return F.pixel_shuffle(output, self.config.patch)
 
 

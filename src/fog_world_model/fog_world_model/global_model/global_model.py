@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fog_world_model.data.windows import Windows
+from fog_world_model.errors import FogError
 from fog_world_model.global_model.denoiser import Denoiser, DenoiserConfig
 from fog_world_model.global_model.outcome import Outcome, OutcomeConfig, OutcomeHead
+from fog_world_model.global_model.presets import PRESETS
 from fog_world_model.global_model.sampler import Sampler, SamplerConfig
 
 
@@ -24,38 +26,24 @@ class GlobalModelConfig:
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     outcome: OutcomeConfig = field(default_factory=OutcomeConfig)
+    autoregressive_steps: int = 1
+    """How many times in a row training goes on from the model's own frames (0: never)."""
 
+    def __post_init__(self) -> None:
+        """Check that sampling stays within what was trained.
 
-PRESETS: dict[str, tuple[DenoiserConfig, SamplerConfig, OutcomeConfig]] = {
-    "tiny": (
-        DenoiserConfig(patch=4, channels=(16, 32), embedding=32),
-        SamplerConfig(steps=2),
-        OutcomeConfig(channels=16, hidden=32),
-    ),
-    "small": (
-        # Large patches make it cheap, and go with predicting the image itself. One denoising step
-        # gives the mean of the next frame: after minutes of training, more steps add noise and no
-        # sharpness (measured: 15.3, 15.1 and 15.0 dB at horizon 8 with 1, 2 and 3 steps).
-        DenoiserConfig(
-            patch=4,
-            channels=(48, 96, 96),
-            predict_sample=True,
-            sigma_offset=0.0,
-            noise_log_mean=1.0,  # trained where it samples: at large noise
-            noise_log_std=0.8,
-        ),
-        SamplerConfig(steps=1, sigma_max=20.0),
-        OutcomeConfig(),
-    ),
-    "diamond": (
-        DenoiserConfig(
-            context_frames=4, patch=1, channels=(64, 64, 64, 64), layers=2, embedding=256
-        ),
-        SamplerConfig(steps=3),
-        OutcomeConfig(channels=64, hidden=512),
-    ),
-}
-"""Named sizes: ``tiny`` for tests, ``small`` for two CPU cores, ``diamond`` for a GPU."""
+        Raises:
+            FogError: It does not, or a number is negative.
+        """
+        if self.autoregressive_steps < 0:
+            raise FogError(
+                f"autoregressive_steps is {self.autoregressive_steps}; expected 0 or more"
+            )
+        if not 0 <= self.sampler.context_noise <= self.denoiser.context_noise:
+            raise FogError(
+                f"the sampler's context_noise is {self.sampler.context_noise:g}; the denoiser is "
+                f"trained on levels from 0 to {self.denoiser.context_noise:g}"
+            )
 
 
 def preset(
@@ -128,18 +116,26 @@ class GlobalModel(nn.Module):
 
         From the L-th on, every frame of the window is denoised given the L real frames before it.
         Frames whose context can hold denoised frames are denoised once more given those, so that
-        the model learns to go on from its own frames (multi-step training against drift).
+        the model learns to go on from its own frames (multi-step training against drift; one
+        autoregressive step in DIAMOND). Each further pass goes on from the frames of the one
+        before and begins a frame later: with K passes, contexts hold frames that are up to K
+        steps away from a real one. A window of L + 1 + K observations has room for all of them.
 
         Returns:
-            ``denoise``, ``own`` (the second pass), ``reward``, ``end``, ``proprioception`` and
-            their sum ``total``.
+            ``denoise``, ``own`` (the mean over the passes after the first), ``reward``, ``end``,
+            ``proprioception`` and their sum ``total``.
         """
         context, length = self.context_frames, windows.image.shape[1]
         denoise, denoised = self._denoise(windows, windows.image, range(context - 1, length - 1))
         own = torch.cat([windows.image[:, :context], denoised], 1)
         losses = {"denoise": denoise}
-        if length > context + 1:
-            losses["own"], _ = self._denoise(windows, own, range(context, length - 1))
+        passes, given = [], own
+        for k in range(min(self.config.autoregressive_steps, length - context - 1)):
+            again, denoised = self._denoise(windows, given, range(context + k, length - 1))
+            given = torch.cat([given[:, : context + k + 1], denoised], 1)
+            passes.append(again)
+        if passes:
+            losses["own"] = torch.stack(passes).mean()
         # The outcome head will read imagined frames: let it see them in training too.
         mixed = torch.rand(own.shape[:2], device=own.device)[:, :, None, None, None] < 0.5
         seen = torch.where(mixed, own, windows.image)

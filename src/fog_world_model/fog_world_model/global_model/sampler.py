@@ -20,6 +20,8 @@ class SamplerConfig:
     sigma_max: float = 5.0
     sigma_min: float = 2e-3
     rho: float = 7.0
+    context_noise: float = 0.0
+    """Level of noise added to the past frames; the denoiser is told, and must know such levels."""
 
 
 class Sampler:
@@ -68,12 +70,17 @@ class Sampler:
         scheduler = self._scheduler
         scheduler.set_timesteps(self.config.steps)  # rewinds it to the first step
         scheduler.is_scale_input_called = True  # the denoiser scales its input itself
+        level = None
+        if self.config.context_noise:
+            level = context.new_full((len(context),), self.config.context_noise)
+            added = torch.randn(context.shape, generator=generator, device=context.device)
+            context = context + self.config.context_noise * added
         last = context[:, -1]
         noise = torch.randn(last.shape, generator=generator, device=last.device, dtype=last.dtype)
         sample = noise * float(scheduler.sigmas[0])
         for i, timestep in enumerate(scheduler.timesteps):
             sigma = scheduler.sigmas[i].to(sample.device).expand(len(sample))
-            denoised = denoiser(sample, sigma, context, actions, proprio)
+            denoised = denoiser(sample, sigma, context, actions, proprio, level)
             # Our preconditioning knows of the offset noise, the scheduler's does not: hand it the
             # denoised sample, so that it does the integration only.
             sample = scheduler.step(
