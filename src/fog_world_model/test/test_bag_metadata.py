@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +20,7 @@ from fog_world_model.data.bag_metadata import (
     dump_qos,
     qos_of,
     read_metadata,
+    standard_definition,
 )
 from fog_world_model.data.bag_reader import BagReader
 from fog_world_model.data.bag_writer import BagWriter
@@ -84,6 +88,20 @@ def test_what_is_no_closed_bag_is_refused(bag: Path, tmp_path: Path) -> None:
         (bag / "metadata.yaml").write_text(text)
         with pytest.raises(FogError, match=r"metadata\.yaml is damaged.*fog bag recover"):
             amend_custom(bag, {"key": "text"})
+
+
+@pytest.mark.parametrize("typename", ["sensor_msgs/msg/Image", "nav_msgs/msg/Odometry"])
+def test_hashes_are_those_of_ros(typename: str) -> None:
+    """Against the descriptions that ROS installs with its interfaces."""
+    package, _, name = typename.split("/")
+    prefixes = [sys.prefix, *os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)]
+    paths = [Path(p) / "share" / package / "msg" / f"{name}.json" for p in prefixes if p]
+    found = [p for p in paths if p.exists()]
+    if not found:
+        pytest.skip("no ROS with descriptions of its interfaces here")
+    hashes = json.loads(found[0].read_text())["type_hashes"]
+    (expected,) = [h["hash_string"] for h in hashes if h["type_name"] == typename]
+    assert standard_definition(typename)[1] == expected
 
 
 def test_quality_of_service_as_rclpy_has_it() -> None:

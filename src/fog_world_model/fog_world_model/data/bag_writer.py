@@ -76,7 +76,7 @@ class BagWriter:
     when its oldest message has waited for half of ``flush_s``: from there a killed process loses
     nothing. Somebody has to look at the clock when no further message comes: whoever records from
     topics calls :meth:`tick` at least every ``flush_s / 2``; then no message waits longer than
-    ``flush_s``.
+    ``flush_s``. A writer belongs to one thread at a time.
 
     Args:
         path: Folder of the bag to be; it must not exist.
