@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,7 @@ class McapChunks:
         """Channel -> topic."""
         self._chunks = sorted(summary.chunk_indexes, key=lambda c: c.chunk_start_offset)
         self._file = os.open(path, os.O_RDONLY)
+        self._own = threading.local()
 
     def close(self) -> None:
         """Close the file."""
@@ -92,18 +94,28 @@ class McapChunks:
     def records(self, number: int) -> memoryview:
         """All records of a chunk, decompressed, after a test of the checksum.
 
+        Valid until the same thread asks for the next chunk: the memory is used again, because
+        fresh memory for every chunk takes as long as reading it.
+
         Raises:
             DamagedChunk: The checksum does not fit.
             OSError: The file cannot be read.
         """
         start, stored, size, compression, crc = self._locate(number)
         if compression:
-            data: Buffer = self._decompress(start, stored, size, compression)
+            data = memoryview(self._decompress(start, stored, size, compression))
         else:
-            data = _read(self._file, start, size)
+            data = self._room(size)
+            _read_into(self._file, start, data)
         if crc and zlib.crc32(data) != crc:
             raise DamagedChunk(f"{self.path.name}: chunk {number}: the checksum does not fit")
-        return memoryview(data)
+        return data
+
+    def _room(self, size: int) -> memoryview:
+        """Memory of this thread's own."""
+        if len(getattr(self._own, "memory", b"")) < size:
+            self._own.memory = bytearray(size)
+        return memoryview(self._own.memory)[:size]
 
     def _locate(self, number: int) -> tuple[int, int, int, str, int]:
         """Start and length of the stored records, their real length, compression, checksum."""
@@ -178,9 +190,17 @@ def _walk(window: _Window, needed: dict[int, int]) -> Iterator[tuple[int, int, i
 
 def _read(file: int, start: int, length: int) -> bytes:
     data = os.pread(file, length, start)
-    while len(data) < length:  # a read of more than 2 GiB, or a file that has become shorter
-        more = os.pread(file, length - len(data), start + len(data))
-        if not more:
-            raise DamagedChunk("the file ends within a chunk")
-        data += more
+    if len(data) < length:  # more than 2 GiB, or a file that has become shorter
+        whole = bytearray(length)
+        _read_into(file, start, memoryview(whole))
+        return bytes(whole)
     return data
+
+
+def _read_into(file: int, start: int, room: memoryview) -> None:
+    done = 0
+    while done < len(room):
+        count = os.preadv(file, [room[done:]], start + done)
+        if not count:
+            raise DamagedChunk("the file ends within a chunk")
+        done += count
