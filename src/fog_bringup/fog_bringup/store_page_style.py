@@ -19,6 +19,7 @@ main { max-width: 1240px; }
 .warnings li { border: 1px solid var(--line); border-left: 5px solid var(--orange);
   border-radius: 6px; background: var(--card); padding: 7px 12px; margin: 6px 0;
   overflow-wrap: anywhere; }
+.warnings.notes li { border-left-color: var(--muted); color: var(--muted); }
 .warnings.none li { border-left-color: var(--yes); }
 .plots { display: grid; gap: 10px 22px; margin: .7rem 0 0;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }
@@ -26,7 +27,7 @@ main { max-width: 1240px; }
   justify-content: flex-end; }
 .plots figcaption { font-size: .8rem; margin: 0 0 2px; color: var(--ink); max-width: none; }
 .plots figcaption span { color: var(--muted); }
-.plots svg { display: block; width: 100%; height: auto; }
+.plots svg { display: block; width: 100%; height: auto; overflow: visible; }
 .key { white-space: nowrap; margin-right: .8em; }
 svg.swatch { display: inline-block; width: 24px; height: 6px; vertical-align: middle; }
 .sheet { display: grid; gap: 4px; margin: .6rem 0 0;

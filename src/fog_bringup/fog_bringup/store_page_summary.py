@@ -18,7 +18,7 @@ from fog_bringup.report_theme import Draw
 from fog_bringup.store_page_episodes import EpisodeFacts, chip, plot, split_name, swatch
 from fog_world_model.data.episodes import EpisodeStore
 
-MAX_WARNINGS = 200
+MAX_REMARKS = 200
 MAX_REPORT_CHARACTERS = 200_000
 _SPLIT_KEY = (
     '<span class="key training">■ training</span><span class="key validation">■ validation</span>'
@@ -31,7 +31,7 @@ def summary(store: EpisodeStore, facts: Sequence[EpisodeFacts], shown: Sequence[
     return [
         _facts(store, facts),
         heading("warnings", "Warnings of the import"),
-        _warnings(list(warnings(report))),
+        *_remarks(report),
         heading("distributions", "Distributions"),
         f'<p class="note">{_SPLIT_KEY}</p>',
         *_distributions(store, facts),
@@ -44,30 +44,41 @@ def summary(store: EpisodeStore, facts: Sequence[EpisodeFacts], shown: Sequence[
     ]
 
 
-def warnings(report: Any, place: str = "") -> Iterator[str]:
-    """Every warning in a report, with where it is: those of bags name the bag."""
+def remarks(report: Any, kind: str, bag: str = "") -> Iterator[str]:
+    """Every sentence of a kind in a report, with the bag it is about.
+
+    Args:
+        report: Of an import; that of a merged store holds those of its parts.
+        kind: ``warnings`` or ``notes``: the name of lists of sentences, wherever they are.
+        bag: Which bag the report is about, if it does not say so itself.
+    """
     if isinstance(report, Mapping):
-        place = str(report.get("bag", place))
+        bag = str(report.get("bag", bag))
         for name, value in report.items():
-            if "warning" not in str(name).lower():
-                yield from warnings(value, place)
-                continue
-            for entry in value if isinstance(value, (list, tuple)) else [value]:
-                words = entry if isinstance(entry, str) else json.dumps(entry)
-                yield f"{place}: {words}" if place and place not in words else words
+            if name == kind and isinstance(value, (list, tuple)):
+                yield from (f"{bag}: {words}" if bag else str(words) for words in value)
+            else:
+                yield from remarks(value, kind, bag)
     elif isinstance(report, (list, tuple)):
         for value in report:
-            yield from warnings(value, place)
+            yield from remarks(value, kind, bag)
 
 
-def _warnings(found: list[str]) -> str:
-    unique = list(dict.fromkeys(found))
-    if not unique:
-        return '<ul class="warnings none"><li>The import report has no warning.</li></ul>'
-    items = [f"<li>{escape(w)}</li>" for w in unique[:MAX_WARNINGS]]
-    if len(unique) > MAX_WARNINGS:
-        items.append(f"<li>{len(unique) - MAX_WARNINGS} more, in report.json of the store</li>")
-    return f'<ul class="warnings">{"".join(items)}</ul>'
+def _remarks(report: Any) -> list[str]:
+    warnings = list(dict.fromkeys(remarks(report, "warnings")))
+    notes = list(dict.fromkeys(remarks(report, "notes")))
+    if not warnings:
+        warnings_html = '<ul class="warnings none"><li>The import warned of nothing.</li></ul>'
+    else:
+        warnings_html = _list(warnings, "warnings")
+    return [warnings_html, *([_list(notes, "warnings notes")] if notes else [])]
+
+
+def _list(found: Sequence[str], kind: str) -> str:
+    items = [f"<li>{escape(words)}</li>" for words in found[:MAX_REMARKS]]
+    if len(found) > MAX_REMARKS:
+        items.append(f"<li>{len(found) - MAX_REMARKS} more, in report.json of the store</li>")
+    return f'<ul class="{kind}">{"".join(items)}</ul>'
 
 
 def _facts(store: EpisodeStore, facts: Sequence[EpisodeFacts]) -> str:
@@ -197,29 +208,72 @@ def _long_table(head: str, rows: Sequence[str]) -> str:
 
 def _import(store: EpisodeStore, report: Mapping[str, Any]) -> list[str]:
     found = []
-    breaks = report.get("breaks")
-    if isinstance(breaks, Mapping) and breaks:
-        found.append(table("Why episodes were cut", list(breaks.items()), numbers=True))
-    topics = _topics(report)
+    for title, counts in (
+        ("Why episodes were cut", report.get("breaks")),
+        ("Why steps were left out", (report.get("steps") or {}).get("broken")),
+    ):
+        if counts:
+            found.append(table(title, list(counts.items()), numbers=True))
+    bags = [b for b in report.get("bags", ()) if isinstance(b, Mapping)]
+    topics = _topics(bags)
     if topics:
         header = list(dict.fromkeys(name for counts in topics.values() for name in counts))
-        rows = [[topic, *(f"{c.get(n, 0):,}" for n in header)] for topic, c in topics.items()]
+        rows = [[topic, *(_number(c.get(n)) for n in header)] for topic, c in topics.items()]
         found.append(table("Messages, all bags", rows, ["topic", *header], numbers=True))
     text = json.dumps(report, indent=1)
     if len(text) > MAX_REPORT_CHARACTERS:
         text = text[:MAX_REPORT_CHARACTERS] + "\n... the rest is in report.json of the store"
     return [
         beside(found),
+        *_bags(bags),
         paragraph(f"Data {store.data_hash[:16]}, task {store.task.hash[:16]}.", "note"),
         folded("The whole report", text),
     ]
 
 
-def _topics(report: Mapping[str, Any]) -> dict[str, Counter[str]]:
-    """Topic -> sums over the bags of all that was counted."""
-    found: dict[str, Counter[str]] = {}
-    for bag in report.get("bags", ()):
+def _bags(bags: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not bags:
+        return []
+    rows = []
+    for bag in bags:
+        camera = bag.get("camera") or {}
+        sizes = ", ".join(camera.get("sizes", ()))
+        cells = "".join(
+            f'<td class="number">{_number(value)}</td>'
+            for value in (
+                bag.get("episodes"),
+                bag.get("transitions"),
+                camera.get("rate_hz"),
+                camera.get("jitter_ms"),
+                camera.get("longest_gap_ms"),
+                len(bag.get("warnings", ())),
+            )
+        )
+        name = escape(str(bag.get("bag", "")))
+        rows.append(f'<tr><th scope="row">{name}</th><td>{escape(sizes)}</td>{cells}</tr>')
+    names = (
+        "episodes", "transitions", "camera, Hz", "jitter, ms", "longest gap, ms", "warnings",
+    )  # fmt: skip
+    head = "".join(f'<th scope="col" class="number">{n}</th>' for n in names)
+    return [_long_table(f'<th scope="col">bag</th><th scope="col">images</th>{head}', rows)]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _topics(bags: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Topic -> sums over the bags of all that was counted, and the oldest message used."""
+    found: dict[str, dict[str, float]] = {}
+    for bag in bags:
         for topic, account in bag.get("topics", {}).items():
-            counts = {k: v for k, v in account.items() if isinstance(v, int)}
-            found.setdefault(topic, Counter()).update(counts)
+            figures = found.setdefault(topic, {})
+            for name, value in account.items():
+                if isinstance(value, int):
+                    figures[name] = figures.get(name, 0) + value
+            for name, value in account.get("staleness_ms", {}).items():
+                title = f"age {name}, ms"  # of the worst bag
+                figures[title] = max(figures.get(title, 0.0), float(value))
     return found

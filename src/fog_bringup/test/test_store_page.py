@@ -20,7 +20,7 @@ from fog_bringup.cli import main
 from fog_bringup.report_theme import LIGHT, VARIABLES, svg
 from fog_bringup.store_page import choose, write_store_page
 from fog_bringup.store_page_episodes import FRAMES
-from fog_bringup.store_page_summary import warnings
+from fog_bringup.store_page_summary import remarks
 from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter
 from fog_world_model.errors import FogError
 from fog_world_model.task import task_from_dict
@@ -118,23 +118,38 @@ def test_says_what_the_episodes_are(store: EpisodeStore, text: str) -> None:
     assert "angular_velocity.z" in sections["fields"]
 
 
-def test_warnings_are_on_top(store_of: Callable[..., EpisodeStore], tmp_path: Path) -> None:
-    bags = [{"bag": "b1", "warnings": ["<b>41</b> equal images"]}, {"bag": "b2", "warnings": []}]
-    store = store_of(tmp_path / "store", (6, 7), bags=bags, warnings=["stamps run backwards"])
+def test_what_the_import_said_is_on_top(
+    store_of: Callable[..., EpisodeStore], tmp_path: Path
+) -> None:
+    account = {"received": 1200, "staleness_ms": {"p50": 1.5, "max": 99.5}}
+    bags = [
+        {
+            "bag": "b1",
+            "warnings": ["<b>41</b> equal images"],
+            "notes": ["no account"],
+            "topics": {"/odom": account},
+            "camera": {"sizes": ["64x48 rgb8"], "rate_hz": 29.97},
+        },
+        {"bag": "b2", "warnings": [], "notes": [], "topics": {"/odom": {"received": 34}}},
+    ]
+    steps = {"kept": 9, "broken": {"stale /odom": 7}}
+    store = store_of(tmp_path / "store", (6, 7), bags=bags, warnings=1, steps=steps)
     write_store_page(store, tmp_path / "page.html")
-    words = Document((tmp_path / "page.html").read_text()).sections["warnings"]
-    assert "b1: <b>41</b> equal images" in words
-    assert "stamps run backwards" in words
-    assert "b2" not in words
+    sections = Document((tmp_path / "page.html").read_text()).sections
+    assert "b1: <b>41</b> equal images" in sections["warnings"]
+    assert "b1: no account" in sections["warnings"]
+    assert "b2" not in sections["warnings"]
+    for words in ("1,234", "99.5", "29.97", "64x48 rgb8", "stale /odom"):
+        assert words in sections["import"]
 
 
-def test_warnings_wherever_they_are() -> None:
+def test_remarks_wherever_they_are() -> None:
     report: dict[str, Any] = {
-        "warnings": ["one"],
-        "bags": [{"bag": "b", "topics": {"/t": {"warning": "two", "received": 3}}}],
+        "warnings": 3,
+        "parts": [{"bags": [{"bag": "b", "warnings": ["one"]}]}, {"warnings": ["two"]}],
     }
-    assert list(warnings(report)) == ["one", "b: two"]
-    assert not list(warnings({"bags": [{"bag": "b", "warnings": []}], "warnings": []}))
+    assert list(remarks(report, "warnings")) == ["b: one", "two"]
+    assert not list(remarks(report, "notes"))
 
 
 def test_many_episodes_stay_a_small_page(
