@@ -19,7 +19,7 @@ from mcap.reader import make_reader
 from mcap.stream_reader import StreamReader
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
-from fog_world_model.data import bag_writer, messages
+from fog_world_model.data import mcap_file, messages
 from fog_world_model.data.bag_metadata import DEFAULT_QOS, read_metadata
 from fog_world_model.data.bag_recover import recover_bag
 from fog_world_model.data.bag_writer import BagWriter
@@ -357,7 +357,7 @@ def test_a_disk_that_fails_or_is_unplugged(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        bag_writer,
+        mcap_file,
         "open_file",
         lambda path: io.BufferedWriter(FailingDisk(path, number, 500_000), 8192),
     )
@@ -385,7 +385,7 @@ def test_a_disk_that_fails_in_syncing(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_device_that_is_always_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bag_writer, "open_file", lambda path: FULL.open("wb"))
+    monkeypatch.setattr(mcap_file, "open_file", lambda path: FULL.open("wb"))
     with pytest.raises(FogError, match="No space left on device"):
         BagWriter(tmp_path / "bag")
     assert list(tmp_path.iterdir()) == []
@@ -400,7 +400,7 @@ def test_an_interruption_within_a_message(tmp_path: Path, monkeypatch: pytest.Mo
     def interrupted(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bag._mcap, "add_message", interrupted)
+    monkeypatch.setattr(bag._file, "add_message", interrupted)
     with pytest.raises(KeyboardInterrupt), bag:
         bag.write("/a", FLOAT, number(0), 2)
     assert readable_messages(bag.part) == [1]

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
-import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Literal
+from typing import Final, Literal
 
 import yaml
-from mcap.writer import LIBRARY_IDENTIFIER, CompressionType, Writer
 from rosbags.interfaces import Qos
 
 from fog_world_model.data.bag_metadata import (
     DEFAULT_QOS,
     BagContent,
-    BagFile,
     Topic,
     dump,
     dump_qos,
@@ -29,16 +24,9 @@ from fog_world_model.data.bag_metadata import (
     write_metadata,
 )
 from fog_world_model.data.durable import sync_file, sync_folder
+from fog_world_model.data.mcap_file import McapFile
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
-
-LIBRARY: Final = f"fog {LIBRARY_IDENTIFIER}"
-"""Names the writer in the head of the file; those of this writer number the messages of a topic
-from 1 on, so that a recovery can tell how many are missing in between."""
-CUSTOM_RECORD: Final = "fog_custom_data"
-"""Name of MCAP's Metadata records that carry the custom texts as they were set."""
-TOPIC_RECORD: Final = "fog_topic"
-"""Name of those that repeat what a channel is, in case that the first chunk is damaged."""
 
 _LAST_NS: Final = 2**63 - 1
 
@@ -46,22 +34,6 @@ _LAST_NS: Final = 2**63 - 1
 def task_custom_data(task: TaskConfig) -> dict[str, str]:
     """The task and its hash, to be stored in a bag's ``custom_data``."""
     return {"fog_task": yaml.safe_dump(task.to_dict(), sort_keys=False), "fog_task_hash": task.hash}
-
-
-def topic_checksum(texts: Mapping[str, str]) -> str:
-    """Checksum of a :data:`TOPIC_RECORD`, because MCAP has none for it."""
-    return f"{zlib.crc32(json.dumps(texts, sort_keys=True).encode()):08x}"
-
-
-def open_file(path: Path) -> IO[bytes]:
-    """A new file for writing; it must not exist."""
-    return path.open("xb")
-
-
-@dataclass
-class _Channel:
-    topic: Topic
-    id: int
 
 
 class BagWriter:
@@ -110,14 +82,14 @@ class BagWriter:
         self.counts: dict[str, int] = {}
         """Topic -> messages written."""
         self._folder = self.part / self.path.name
-        self._compression = CompressionType.ZSTD if compression else CompressionType.NONE
+        self._compression: Literal["", "zstd"] = compression
         self._chunk_bytes = chunk_bytes
         self._wait_s = flush_s / 2
         self._max_bytes = max_bytes
         self._max_ns = None if max_s is None else round(max_s * 1e9)
         self._custom: dict[str, str] = {}
-        self._channels: dict[str, _Channel] = {}
-        self._files: list[BagFile] = []
+        self._topics: dict[str, Topic] = {}
+        self._ended: list[McapFile] = []
         self._waiting_since: float | None = None
         self._torn = False
         self._failed: FogError | None = None
@@ -132,7 +104,7 @@ class BagWriter:
             shutil.rmtree(self.part)
         try:
             self._folder.mkdir(parents=True)
-            self._begin_file()
+            self._file = self._new_file()
         except OSError as error:
             raise self._failure(error) from error
         self._open = True
@@ -187,13 +159,12 @@ class BagWriter:
             FogError: The disk is full or gone, the interface is unknown, or the topic came with
                 another one before.
         """
-        if (known := self._channels.get(topic)) is not None:
-            if known.topic.type != typename:
+        if (known := self._topics.get(topic)) is not None:
+            if known.type != typename:
                 raise FogError(
-                    f"bag {self.path}: {topic} came as {known.topic.type} and now as {typename}"
+                    f"bag {self.path}: {topic} came as {known.type} and now as {typename}"
                 )
             return
-        self._check_open()
         if description is None:
             try:
                 definition, type_hash = standard_definition(typename)
@@ -201,15 +172,9 @@ class BagWriter:
                 raise FogError(f"bag {self.path}: {topic} has the {error}") from error
             qos = dump_qos(offered_qos or [DEFAULT_QOS])
             description = Topic(topic, typename, qos, type_hash, definition)
-        channel = _Channel(description, 0)
-        try:
-            self._register(channel)
-        except OSError as error:
-            raise self._fail(error) from error
-        except BaseException:
-            self._torn = True
-            raise
-        self._channels[topic] = channel
+        with self._writing():
+            self._file.add_topic(description)
+        self._topics[topic] = description
         self.counts[topic] = 0
 
     def write(
@@ -236,32 +201,16 @@ class BagWriter:
             FogError: The disk is full or gone, the interface is unknown, or the topic came with
                 another one before.
         """
-        channel = self._channels.get(topic)
-        if channel is None or channel.topic.type != typename:
+        known = self._topics.get(topic)
+        if known is None or known.type != typename:
             self.add_topic(topic, typename, offered_qos=offered_qos)
-            channel = self._channels[topic]
         if not 0 <= log_ns <= _LAST_NS:
             raise FogError(f"bag {self.path}: {topic}: {log_ns} ns is no time of arrival")
-        self._check_open()
-        file = self._files[-1]
-        try:
-            if file.count and self._is_full(file, log_ns):
+        with self._writing():
+            if self._is_full(log_ns):
                 self._next_file()
-                file = self._files[-1]
-            self._mcap.add_message(
-                channel.id,
-                log_ns,
-                data,
-                log_ns if publish_ns is None else max(0, publish_ns),
-                (self.counts[topic] + 1) & 0xFFFFFFFF,
-            )
-        except OSError as error:
-            raise self._fail(error) from error
-        except BaseException:  # an interruption: the chunk may hold half a message
-            self._torn = True
-            raise
-        file.add(log_ns)
-        self._size += len(data) + 31  # the head of a record
+            sent_ns = log_ns if publish_ns is None else max(0, publish_ns)
+            self._file.add_message(topic, data, log_ns, sent_ns, self.counts[topic] + 1)
         self.counts[topic] += 1
         now = time.monotonic()
         if self._waiting_since is None:
@@ -275,15 +224,9 @@ class BagWriter:
         Raises:
             FogError: The disk is full or gone, or the bag is closed.
         """
-        self._check_open()
+        with self._writing():
+            self._file.add_custom(key, text)
         self._custom[key] = text
-        try:
-            self._mcap.add_metadata(CUSTOM_RECORD, {key: text})
-        except OSError as error:
-            raise self._fail(error) from error
-        except BaseException:
-            self._torn = True
-            raise
         if self._waiting_since is None:
             self._waiting_since = time.monotonic()
 
@@ -303,15 +246,8 @@ class BagWriter:
         Raises:
             FogError: The disk is full or gone, or the bag is closed.
         """
-        self._check_open()
-        try:
-            self._mcap.flush()
-            self._size = self._stream.tell()
-        except OSError as error:
-            raise self._fail(error) from error
-        except BaseException:
-            self._torn = True
-            raise
+        with self._writing():
+            self._file.flush()
         self._waiting_since = None
 
     def sync(self) -> None:
@@ -321,10 +257,8 @@ class BagWriter:
             FogError: The disk is full or gone, or the bag is closed.
         """
         self.flush()
-        try:
-            os.fsync(self._stream.fileno())
-        except OSError as error:
-            raise self._fail(error) from error
+        with self._writing():
+            self._file.sync()
 
     def close(self) -> None:
         """Write the index, bring all to the disk and give the bag its name; again: nothing.
@@ -334,17 +268,15 @@ class BagWriter:
         """
         if not self._open:
             return
-        try:
+        with self._writing():
             self._end_file()
-            for file in self._files:
-                sync_file(self._folder / file.name)
+            for file in self._ended:
+                sync_file(self._folder / file.content.name)
             write_metadata(self._folder, self._content().information())
             self._folder.rename(self.path)
             sync_folder(self.path.parent)
             self.part.rmdir()
             sync_folder(self.path.parent)
-        except OSError as error:
-            raise self._fail(error) from error
         self._open = False
 
     def abort(self) -> None:
@@ -355,71 +287,54 @@ class BagWriter:
             with suppress(FogError):
                 self.flush()
         self._open = False
-        with suppress(OSError):
-            self._stream.close()
+        self._file.abandon()
 
-    def _begin_file(self) -> None:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Stop for good when the disk fails; remember when an interruption tears a record."""
+        if not self._open:
+            raise self._failed or FogError(f"bag {self.path}: is closed, nothing can be added")
+        try:
+            yield
+        except OSError as error:  # what the disk refused is not tried again
+            self._open = False
+            self._file.abandon()
+            self._failed = self._failure(error)
+            raise self._failed from error
+        except BaseException:
+            self._torn = True
+            raise
+
+    def _new_file(self) -> McapFile:
         split = self._max_bytes is not None or self._max_ns is not None
-        name = f"{self.path.name}_{len(self._files)}" if split else self.path.name
-        self._stream = open_file(self._folder / f"{name}.mcap")
-        self._mcap = Writer(
-            self._stream, chunk_size=self._chunk_bytes, compression=self._compression
-        )
-        self._mcap.start(profile="ros2", library=LIBRARY)
-        self._schemas: dict[str, int] = {}
-        self._size = 0
-        self._files.append(BagFile(f"{name}.mcap"))
+        name = f"{self.path.name}_{len(self._ended)}" if split else self.path.name
+        file = McapFile(self._folder / f"{name}.mcap", self._compression, self._chunk_bytes)
         for key, text in self._custom.items():
-            self._mcap.add_metadata(CUSTOM_RECORD, {key: text})
-        for channel in self._channels.values():
-            self._register(channel)
+            file.add_custom(key, text)
+        for topic in self._topics.values():
+            file.add_topic(topic)
+        return file
 
-    def _register(self, channel: _Channel) -> None:
-        topic = channel.topic
-        if topic.type not in self._schemas:
-            self._schemas[topic.type] = self._mcap.register_schema(
-                topic.type, topic.encoding, topic.definition.encode()
-            )
-        metadata = {"offered_qos_profiles": topic.qos, "topic_type_hash": topic.type_hash}
-        channel.id = self._mcap.register_channel(
-            topic.name, "cdr", self._schemas[topic.type], metadata
-        )
-        texts = {"id": str(channel.id), "topic": topic.name, "type": topic.type, **metadata}
-        self._mcap.add_metadata(TOPIC_RECORD, {**texts, "crc32": topic_checksum(texts)})
-
-    def _is_full(self, file: BagFile, log_ns: int) -> bool:
-        return (self._max_bytes is not None and self._size >= self._max_bytes) or (
-            self._max_ns is not None and log_ns - file.start_ns >= self._max_ns
+    def _is_full(self, log_ns: int) -> bool:
+        if not self._file.content.count:
+            return False
+        age_ns = log_ns - self._file.content.start_ns
+        return (self._max_bytes is not None and self._file.size >= self._max_bytes) or (
+            self._max_ns is not None and age_ns >= self._max_ns
         )
 
     def _next_file(self) -> None:
         self._end_file()
-        self._begin_file()
+        self._file = self._new_file()
 
     def _end_file(self) -> None:
-        """Write the file's index; bringing it to the disk is left to the kernel until the end."""
-        # as `ros2 bag` does, so that the file alone says as much as the bag
-        text = dump(self._content().information()).strip()
-        self._mcap.add_metadata("rosbag2", {"serialized_metadata": text})
-        self._mcap.finish()
-        self._stream.close()
+        self._ended.append(self._file)
+        self._file.finish(dump(self._content().information()).strip())
         self._waiting_since = None
 
     def _content(self) -> BagContent:
-        topics = [c.topic for c in self._channels.values()]
-        return BagContent(topics, self.counts, self._files, self._custom)
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise self._failed or FogError(f"bag {self.path}: is closed, nothing can be added")
-
-    def _fail(self, error: OSError) -> FogError:
-        """Stop at an error of the disk; what it refused is not tried again."""
-        self._open = False
-        with suppress(OSError):
-            self._stream.close()
-        self._failed = self._failure(error)
-        return self._failed
+        files = [file.content for file in self._ended]
+        return BagContent(list(self._topics.values()), self.counts, files, self._custom)
 
     def _failure(self, error: OSError) -> FogError:
         return FogError(

@@ -14,7 +14,7 @@ from mcap.exceptions import McapError
 from mcap.reader import make_reader
 
 from fog_world_model.data.bag_metadata import custom_of
-from fog_world_model.data.bag_writer import CUSTOM_RECORD
+from fog_world_model.data.mcap_file import CUSTOM_RECORD
 
 _FOOTER: Final = struct.Struct("<BQQQI")
 _MAGIC_SIZE: Final = 8

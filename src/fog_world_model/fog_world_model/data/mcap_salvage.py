@@ -19,8 +19,8 @@ from mcap.writer import MCAP0_MAGIC
 from rosbags.rosbag2.metadata import parse_qos
 
 from fog_world_model.data.bag_metadata import DEFAULT_QOS, Topic, dump_qos, standard_definition
-from fog_world_model.data.bag_writer import CUSTOM_RECORD, TOPIC_RECORD, topic_checksum
 from fog_world_model.data.embedded_metadata import check_index, of_text
+from fog_world_model.data.mcap_file import CUSTOM_RECORD, TOPIC_RECORD, topic_checksum
 
 _HEAD: Final = struct.Struct("<BQ")
 _CHUNK_HEAD: Final = struct.Struct("<QQQII")
