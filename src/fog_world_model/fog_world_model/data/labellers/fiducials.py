@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fog_world_model.data.labellers.labeller import CameraModel
-from fog_world_model.data.labellers.marker_layout import Marker
+from fog_world_model.data.labellers.marker_layout import Marker, face_axes
 
 Array = npt.NDArray[np.float64]
 
@@ -153,12 +153,10 @@ def locate_box(
     candidates = []
     for face in {m.face for m in seen}:
         there = [m.identifier for m in seen if m.face == face]
-        for start in _poses_of_plane(
-            np.concatenate([corners[i] for i in there]),
-            np.concatenate([found[i] for i in there]),
-            camera,
-        ):
-            candidates.append(_refined(objects, pixels, camera, *start))
+        on_face = np.concatenate([corners[i] for i in there])
+        in_picture = np.concatenate([found[i] for i in there])
+        for turn, shift in _poses_of_face(face, on_face, in_picture, camera):
+            candidates.append(_refined(objects, pixels, camera, turn, shift))
     candidates = [c for c in candidates if c[0] < _WORST_PX and c[2][2] > 0.0]
     if not candidates:
         return None
@@ -177,17 +175,26 @@ def locate_box(
     return BoxSight(rotation, position, math.hypot(noise, 0.5 * spread))
 
 
-def _poses_of_plane(
-    corners: Array, pixels: Array, camera: CameraModel
+def _poses_of_face(
+    face: str, corners: Array, pixels: Array, camera: CameraModel
 ) -> list[tuple[Array, Array]]:
     """Rotation vectors and translations, box to camera, that explain the markers of one face."""
+    normal, right, up = face_axes(face)
+    # In axes of the face's own, because IPPE wants points with z = 0 and OpenCV's, when given a
+    # plane at another height, finds a wrong pose without a word.
+    from_box = np.stack([right, up, normal])
+    flat = corners @ from_box.T
+    depth = flat[:, 2].mean() * normal
+    flat[:, 2] = 0.0
     count, turns, shifts, _ = cv2.solvePnPGeneric(
-        corners, pixels, camera.matrix, camera.distortion, flags=cv2.SOLVEPNP_IPPE
+        flat, pixels, camera.matrix, camera.distortion, flags=cv2.SOLVEPNP_IPPE
     )
-    return [
-        (np.array(turns[k], np.float64).ravel(), np.array(shifts[k], np.float64).ravel())
-        for k in range(count)
-    ]
+    poses: list[tuple[Array, Array]] = []
+    for turn, shift in zip(turns[:count], shifts[:count], strict=True):
+        rotation = cv2.Rodrigues(np.array(turn, np.float64))[0] @ from_box
+        moved = np.array(shift, np.float64).ravel() - rotation @ depth
+        poses.append((np.array(cv2.Rodrigues(rotation)[0], np.float64).ravel(), moved))
+    return poses
 
 
 def _refined(
