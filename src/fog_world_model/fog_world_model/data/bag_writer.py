@@ -95,14 +95,14 @@ class BagWriter:
         self._failed: FogError | None = None
         if self.path.exists():
             raise FogError(f"bag {self.path}: exists already; choose another name or move it away")
-        if self.part.exists():
-            if not replace_part:
-                raise FogError(
-                    f"bag {self.path}: {self.part} was left by a recorder that was killed; "
-                    f"`fog bag recover {self.part}` saves what is in it, then delete it"
-                )
-            shutil.rmtree(self.part)
+        if self.part.exists() and not replace_part:
+            raise FogError(
+                f"bag {self.path}: {self.part} was left by a recorder that was killed; "
+                f"`fog bag recover {self.part}` saves what is in it, then delete it"
+            )
         try:
+            if self.part.exists():
+                shutil.rmtree(self.part)
             self._folder.mkdir(parents=True)
             self._file = self._new_file()
         except OSError as error:
@@ -211,7 +211,7 @@ class BagWriter:
                 self._next_file()
             sent_ns = log_ns if publish_ns is None else max(0, publish_ns)
             self._file.add_message(topic, data, log_ns, sent_ns, self.counts[topic] + 1)
-        self.counts[topic] += 1
+            self.counts[topic] += 1
         now = time.monotonic()
         if self._waiting_since is None:
             self._waiting_since = now
