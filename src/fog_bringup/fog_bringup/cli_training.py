@@ -49,6 +49,9 @@ class _Training:
     """CPU threads; 0: torch's own choice."""
     resume: bool = False
     """Go on from the checkpoint in OUTPUT."""
+    images: Literal["auto", "ram", "disk"] = "auto"
+    """Where training images come from: memory, the disk, or auto, which is memory when they take
+    less than half of what is free. The order of the data is the same."""
 
     def loop(self, batch_size: int, learning_rate: float) -> LoopConfig:
         """Settings of the training loop."""
@@ -91,7 +94,7 @@ class TrainGlobal(_Training):
         from fog_world_model.training.train_world_models import train_global
 
         loop = self.loop(self.batch_size, self.learning_rate)
-        store = EpisodeStore(self.store)
+        store = EpisodeStore(self.store, images=self.images)
         result = train_global(store, self.output, loop, preset=self.preset, resume=self.resume)
         return _finish(self.output, result)
 
@@ -117,7 +120,7 @@ class TrainLocal(_Training):
         from fog_world_model.training.train_world_models import train_local
 
         loop = self.loop(self.batch_size, self.learning_rate)
-        store = EpisodeStore(self.store)
+        store = EpisodeStore(self.store, images=self.images)
         result = train_local(store, self.output, loop, preset=self.preset, resume=self.resume)
         return _finish(self.output, result)
 
@@ -151,7 +154,7 @@ class TrainPolicy(_Training):
 
         bundle = self.output.with_name(self.output.name + ".bundle")
         result = train_policy(
-            EpisodeStore(self.store),
+            EpisodeStore(self.store, images=self.images),
             self.global_model,
             self.local_model,
             self.output,

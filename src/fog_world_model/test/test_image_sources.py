@@ -170,6 +170,14 @@ def test_memory_decides(long_store: EpisodeStore, monkeypatch: pytest.MonkeyPatc
         image_source(store, "training", "tape")  # type: ignore[arg-type]
 
 
+def test_the_store_says_where_from(long_store: EpisodeStore) -> None:
+    """One option for all samplers of a run; a sampler that is told otherwise does otherwise."""
+    store = EpisodeStore(long_store.path, images="disk")
+    assert isinstance(image_source(store, "training"), ImagesOnDisk)
+    assert isinstance(image_source(store, "training", "ram"), ImagesInMemory)
+    assert isinstance(WindowSampler(store, length=4)._images, ImagesOnDisk)
+
+
 def test_limit_of_a_container(tmp_path: Path) -> None:
     machine = available_bytes(tmp_path)
     assert machine > 2**20

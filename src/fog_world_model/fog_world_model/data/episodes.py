@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,10 @@ __all__ = [
     "EpisodeWriter",
     "Normalisation",
 ]
+
+
+Place = Literal["auto", "ram", "disk"]
+"""Where images are read from; ``auto``: memory, if they take less than half of what is free."""
 
 
 class EpisodeWriter:
@@ -115,18 +119,26 @@ class EpisodeWriter:
 class EpisodeStore:
     """A finished store, opened for reading."""
 
-    def __init__(self, path: str | os.PathLike[str], task: TaskConfig | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        task: TaskConfig | None = None,
+        *,
+        images: Place = "auto",
+    ) -> None:
         """Open a store.
 
         Args:
             path: The store's folder.
             task: When given, the store must have been made for this task.
+            images: Where training windows take images from, see
+                :func:`fog_world_model.data.image_sources.image_source`.
 
         Raises:
             FogError: It is missing, is not a store, is not whole, or belongs to another task.
         """
         self._columns: dict[str, npt.NDArray[Any]] = {}
-        self.path = Path(path)
+        self.path, self.images_from = Path(path), images
         if not self.path.exists():
             raise FogError(f"episode store {self.path}: no such folder; make one with 'fog import'")
         self.index, self.attributes = read_index(self.path)

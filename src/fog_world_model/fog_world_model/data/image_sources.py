@@ -13,21 +13,19 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 
-from fog_world_model.data.episodes import EpisodeStore
+from fog_world_model.data.episodes import EpisodeStore, Place
 from fog_world_model.errors import FogError
 
 Images = npt.NDArray[np.uint8]
 """``[time, channel, height, width]``"""
 Rows = npt.NDArray[np.int64]
-Place = Literal["auto", "ram", "disk"]
-"""Where images are read from; ``auto``: memory, if they take less than half of what is free."""
 
 CACHE_BYTES = 256 * 2**20
 """Decoded images that are kept when a split is read from disk."""
@@ -60,7 +58,7 @@ class ImageSource(Protocol):
         ...
 
 
-def image_source(store: EpisodeStore, split: str, place: Place = "auto") -> ImageSource:
+def image_source(store: EpisodeStore, split: str, place: Place | None = None) -> ImageSource:
     """Open the images of a split where they are best read from.
 
     Args:
@@ -68,10 +66,12 @@ def image_source(store: EpisodeStore, split: str, place: Place = "auto") -> Imag
         split: ``training`` or ``validation``.
         place: ``ram``, ``disk``, or ``auto``, which is ``ram`` when the split's images take less
             than half of the memory that is available now, within the limits of a container.
+            By default what the store was opened with.
 
     Raises:
         FogError: ``place`` is none of these, or the images cannot be read.
     """
+    place = place or store.images_from
     if place not in ("auto", "ram", "disk"):
         raise FogError(f"images from '{place}': expected auto, ram or disk")
     if place == "auto":

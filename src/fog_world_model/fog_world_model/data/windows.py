@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fog_world_model.data.episodes import EpisodeStore
-from fog_world_model.data.image_sources import ImageSource, Place, image_source
+from fog_world_model.data.episodes import EpisodeStore, Place
+from fog_world_model.data.image_sources import ImageSource, image_source
 from fog_world_model.errors import FogError
 
 
@@ -81,7 +81,7 @@ class WindowSampler:
         length: int,
         split: str = "training",
         seed: int = 0,
-        images: Place | ImageSource = "auto",
+        images: Place | ImageSource | None = None,
     ) -> None:
         """Load a split.
 
@@ -90,8 +90,8 @@ class WindowSampler:
             length: Observations in a window.
             split: ``training`` or ``validation``.
             seed: Seed of the order.
-            images: Where images are read from, see :func:`.image_sources.image_source`; or what
-                to read them with.
+            images: Where images are read from, see :func:`.image_sources.image_source`, or what
+                to read them with; by default as the store was opened.
 
         Raises:
             FogError: No episode of the split is that long, or the store is damaged.
@@ -108,7 +108,11 @@ class WindowSampler:
                 f"has {lengths.max() if len(lengths) else 0}); record longer episodes or choose a "
                 "shorter window"
             )
-        self._images = image_source(store, split, images) if isinstance(images, str) else images
+        self._images = (
+            image_source(store, split, images)
+            if images is None or isinstance(images, str)
+            else images
+        )
         proprioception = store.normalisation.apply(store.column("proprioception"))
         self._proprioception = torch.from_numpy(proprioception)
         self._action = torch.from_numpy(store.column("action"))
