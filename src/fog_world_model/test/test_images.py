@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,3 +138,29 @@ if images.genuine_cv_bridge() is not None:
         message = image_message(encoding, pixels, padding=padding)
         theirs = images.convert_with_cv_bridge(message, images.genuine_cv_bridge())
         np.testing.assert_array_equal(images.convert(message), theirs)
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "16UC1"])
+@pytest.mark.parametrize("size", [(48, 64), (16, 16), (33, 50), (480, 640), (7, 9)])
+@pytest.mark.parametrize("padding", [0, 6])
+def test_shrinking_in_place_equals_decoding_and_resizing(
+    encoding: str, size: tuple[int, int], padding: int
+) -> None:
+    """Also at the size wanted, where the result must not be a view of the message."""
+    height, width = size
+    channels = {"rgba8": 4, "bgra8": 4, "mono8": 1, "16UC1": 2}.get(encoding, 3)
+    step = width * channels + padding
+    data = bytearray(np.random.default_rng(1).integers(0, 256, height * step, np.uint8).tobytes())
+    message = make_image(encoding, height, width, step, data)
+    found = images.shrink(message, 16, 16)
+    np.testing.assert_array_equal(found, images.resize(images.decode_image(message), 16, 16))
+    assert found.flags.c_contiguous
+    before = found.copy()
+    data[:] = bytes(len(data))
+    np.testing.assert_array_equal(found, before)
+
+
+def make_image(encoding: str, height: int, width: int, step: int, data: bytearray) -> Any:
+    return SimpleNamespace(
+        encoding=encoding, height=height, width=width, step=step, is_bigendian=0, data=data
+    )
