@@ -13,7 +13,8 @@ import tyro
 from tyro.conf import Positional, subcommand
 
 from fog_bringup.cli_benchmark import Benchmark
-from fog_bringup.cli_data import Bag, Import
+from fog_bringup.cli_data import Bag, Import, Record
+from fog_bringup.cli_play import Play
 from fog_bringup.cli_store import Data
 from fog_bringup.cli_training import Evaluate, Train
 from fog_world_model.errors import FogError
@@ -107,10 +108,12 @@ class Doctor:
 
 Command = (
     Annotated[Collect, subcommand("collect")]
+    | Annotated[Record, subcommand("record")]
     | Annotated[Import, subcommand("import")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Bag, subcommand("bag")]
+    | Annotated[Play, subcommand("play")]
     | Annotated[Data, subcommand("data")]
     | Annotated[Benchmark, subcommand("benchmark")]
     | Annotated[Deploy, subcommand("deploy")]

@@ -1,54 +1,64 @@
-"""The part of the ``fog`` command that looks at bags and imports them."""
+"""The part of the ``fog`` command that records, looks at bags and imports them."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, subcommand
 
 
 @dataclass
 class Import:
-    """Turn rosbag2 bags into an episode store for training."""
+    """Turn rosbag2 bags into an episode store for training, or add bags to one."""
 
     bags: Positional[tuple[Path, ...]]
     """Bag folders (those with metadata.yaml), or folders of bags."""
     output: Path
-    """Episode store to write."""
+    """Episode store to write or to add to. Bags that it holds already are skipped, and an import
+    that was killed goes on."""
     task: str = "reach_cube"
     """Task name or file."""
-    validation_fraction: float = 0.1
-    """Share of the episodes that is held out."""
+    validation_fraction: float | None = None
+    """Share of the episodes that is held out; not given: as in the store, for a new one 0.1."""
+    seed: int | None = None
+    """Seed of that choice; not given: as in the store, for a new one 0."""
+    workers: int = 0
+    """Processes and threads; 0: as many as there are cores."""
 
     def run(self) -> int:
         """Import, and print the account of every topic."""
         from fog_bringup.progress import progress_bar
         from fog_bringup.tasks import find_task
         from fog_world_model.data.import_bags import find_bags, import_bags
+        from fog_world_model.data.import_report import report_lines
 
+        task = find_task(self.task)
         bags = [bag for path in self.bags for bag in find_bags(path)]
+        told: list[str] = []
         with progress_bar() as report:
             store = import_bags(
                 bags,
-                find_task(self.task),
+                task,
                 self.output,
                 validation_fraction=self.validation_fraction,
+                seed=self.seed,
+                workers=self.workers,
                 progress=report,
+                tell=told.append,
             )
         summary = store.attributes["report"]
+        for sentence in told:
+            print(sentence)
         for bag in summary["bags"]:
-            print(f"{bag['bag']}: {bag['episodes']} episodes, {bag['transitions']} transitions")
-            for topic, account in bag["topics"].items():
-                print(
-                    f"  {topic}: {account['received']} received, {account['used']} used, "
-                    f"{account['superseded']} superseded, {account['reordered']} reordered, "
-                    f"{account['dropped']} dropped"
-                )
-            for reason, count in bag["breaks"].items():
-                print(f"  {count} x episode border: {reason}")
-        print(f"{store.path}: {summary['episodes']} episodes, {summary['transitions']} transitions")
+            print("\n".join(report_lines(bag)))
+        broken = sum(summary["steps"]["broken"].values())
+        print(
+            f"{store.path}: {len(store.lengths)} episodes ({len(store.split('validation'))} held "
+            f"out), {store.transitions} transitions; {broken} steps broken, "
+            f"{summary['warnings']} warnings; all of it in {store.path / 'report.json'}"
+        )
         return 0
 
 
@@ -125,3 +135,20 @@ class Bag:
     def run(self) -> int:
         """Look or repair."""
         return self.what.run()
+
+
+@dataclass
+class Record:
+    """Tell a running recorder what to do: begin and end recordings, mark how they went."""
+
+    what: Positional[Literal["start", "stop", "success", "failure", "status"]]
+    """Begin a bag; close it; close it and mark it (or mark the last one); say what is recorded."""
+    node: str = "recorder_node"
+    """Name of the recorder, with its namespace if it has one."""
+
+    def run(self) -> int:
+        """Ask, and print the bag or the state."""
+        from fog_bringup.record_control_node import ask
+
+        print(ask(self.node, self.what))
+        return 0

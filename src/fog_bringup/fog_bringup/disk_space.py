@@ -10,6 +10,8 @@ from typing import Final
 from fog_world_model.errors import FogError
 
 MEGABYTE: Final = 1_000_000
+_RATE_S: Final = 5.0
+"""File systems count in steps: a rate takes some seconds."""
 _SHORT_S: Final = 120.0
 """A disk that is full sooner than this, at the present rate, is a warning."""
 
@@ -44,7 +46,7 @@ class DiskWatch:
         self._part, self.reserve = part, reserve
         self.free = free_bytes(part)
         self._device = self._where()
-        self._rate = 0.0
+        self._rate, self._before = 0.0, self.free
         self._at = time.monotonic()
 
     def look(self) -> str:
@@ -60,9 +62,10 @@ class DiskWatch:
                 f"bag {self._part}: the folder has disappeared (was the disk unplugged?); what "
                 "came through is on that disk. Plug it in, or choose another folder."
             )
-        free = free_bytes(self._part)
-        self._rate = (self.free - free) / max(now - self._at, 1e-3)
-        self.free, self._at = free, now
+        free = self.free = free_bytes(self._part)
+        if now - self._at > _RATE_S:
+            self._rate = (self._before - free) / (now - self._at)
+            self._before, self._at = free, now
         if free < self.reserve:
             return f"the disk is nearly full: {free // MEGABYTE} MB free"
         return ""

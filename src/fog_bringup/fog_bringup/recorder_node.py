@@ -28,10 +28,9 @@ import itertools
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
@@ -41,7 +40,8 @@ from fog_bringup.disk_space import MEGABYTE, DiskWatch, free_bytes
 from fog_bringup.episode_outcome import mark_outcome
 from fog_bringup.image_recording import COMPRESSED_IMAGE, ImageEncoder, compressed_topic
 from fog_bringup.joystick_buttons import JoystickButtons
-from fog_bringup.recording_account import TopicAccount, shortcomings
+from fog_bringup.recorder_report import RecorderReport
+from fog_bringup.recording_account import TopicAccount, irregularities
 from fog_bringup.recording_intake import CLOCK, Intake
 from fog_bringup.recording_session import RecordingSession
 from fog_bringup.recording_stream import Stream
@@ -53,12 +53,11 @@ from fog_world_model.data.messages import TYPESTORE
 from fog_world_model.errors import FogError
 
 _MATCH_PERIOD_S: Final = 0.25
+_PATIENCE_S: Final = 2.0
+"""How long raw images may stay away before compressed ones are taken in their place."""
 _WATCH_PERIOD_S: Final = 0.1
 _REPORT_PERIOD_S: Final = 1.0
-_WINDOW: Final = 4
-"""Reports that present rates are taken over."""
-_SETTLED_S: Final = 3.0
-"""How long topics may take to appear after the node, or a recording, has begun."""
+_LEVELS: Final = {"ok": OK, "warn": WARN, "error": ERROR}
 
 
 class RecorderNode(FogNode):
@@ -111,10 +110,8 @@ class RecorderNode(FogNode):
         self._intake = Intake(simulated=simulated, on_jump=self._roll)
         self._subscribed = TopicSubscriptions(self, self._intake.take, self._on_lost)
         self._disk: DiskWatch | None = None
-        self._wrong_types: dict[str, str] = {}
-        self._shortcomings: dict[str, str] = {}
-        self._history: deque[tuple[float, dict[str, int]]] = deque(maxlen=_WINDOW)
-        self._begun_at = time.monotonic()
+        self._compressed_since = time.monotonic()
+        self._state = RecorderReport(self._task, self._types, self._intake)
         self._last_bag: Path | None = None
         self._error = ""
         self._closing: list[threading.Thread] = []
@@ -178,9 +175,9 @@ class RecorderNode(FogNode):
         self._subscribed.drain()  # what came before does not belong to it
         self._intake.begin(lambda accounts: self._session(writer, accounts))
         self._error = ""
-        self._begun_at = time.monotonic()
-        for sentence in self._shortcomings.values():
-            self.get_logger().warning(sentence)
+        self._state.settle()
+        for shortcoming in self._state.shortcomings.values():
+            self.get_logger().warning(shortcoming.text)
         return str(writer.path)
 
     def _stop(self, outcome: str = "", reason: str = "stopped") -> str:
@@ -197,11 +194,14 @@ class RecorderNode(FogNode):
         return str(session.path)
 
     def _finish(self, session: RecordingSession, outcome: str, reason: str) -> None:
+        for topic in self._types:
+            if not self._intake.heard(topic, session.accounts):
+                session.warn(topic, "silent", f"{topic} is silent: nothing came from it")
         path = session.close(outcome=outcome, reason=reason)
         self._last_bag = path
         counts = ", ".join(f"{topic} {a.written}" for topic, a in session.accounts.items())
         self.get_logger().info(f"closed {path} ({reason}): {counts}")
-        for sentence in session.sentences():
+        for sentence in irregularities(session.accounts):
             self.get_logger().warning(f"{path}: {sentence}")
 
     def _mark(self, outcome: str) -> str:
@@ -214,16 +214,7 @@ class RecorderNode(FogNode):
         return str(self._last_bag)
 
     def _status(self) -> str:
-        session = self._intake.session
-        lines = [self._headline()]
-        for stream in self._intake.streams.values():
-            a = stream.account
-            lines.append(
-                f"  {a.topic}: {a.written if session else a.received} messages, "
-                f"{self._rates().get(stream.topic, 0.0):.1f} Hz, {a.lost} lost, {a.missing} missing"
-            )
-        lines += [f"  warning: {s}" for s in self._shortcomings.values()]
-        return "\n".join(lines)
+        return self._state.lines(self._headline())
 
     def _headline(self) -> str:
         if (session := self._intake.session) is not None:
@@ -253,13 +244,15 @@ class RecorderNode(FogNode):
         encoder = None
         if self._format != "raw":
             encoder = ImageEncoder(self._format, jpeg_quality=self._quality, workers=self._workers)
-        return RecordingSession(
+        session = RecordingSession(
             writer,
             accounts,
             queue_bytes=self._queue_mb * MEGABYTE,
             encoder=encoder,
-            warnings=self._shortcomings,
         )
+        for topic, (kind, text) in self._state.shortcomings.items():
+            session.warn(topic, kind, text)
+        return session
 
     def _free_name(self, output: Path) -> Path:
         """Nothing is overwritten, nor what a killed recorder left."""
@@ -284,8 +277,10 @@ class RecorderNode(FogNode):
         try:
             writer = self._open_writer()
         except FogError as error:
-            self._error = str(error)
-            self.get_logger().error(f"the recording does not go on: {error}")
+            self._error = f"the recording does not go on: {error}"
+            self.get_logger().error(self._error)
+            if self._unattended:
+                self.fail(error)
             return None
         return self._session(writer, self._intake.renew_accounts())
 
@@ -303,13 +298,20 @@ class RecorderNode(FogNode):
         """Subscribe to what is published, in the quality of service that it is published in."""
         for topic, typename in self._types.items():
             self._match(topic, typename)
-        image = self._task.image.topic
-        if image not in self._intake.streams:  # it may be there in compressed form only
-            self._match(compressed_topic(image), COMPRESSED_IMAGE)
+        self._match_compressed()
         if not self._intake.clock.simulated or CLOCK in self._intake.streams:
             return
         if infos := self.get_publishers_info_by_topic(CLOCK):
             self._subscribed.subscribe(CLOCK, endpoint_of(infos, infos[0].topic_type))
+
+    def _match_compressed(self) -> None:
+        """Take the camera's compressed images, where it offers no others."""
+        image = self._task.image.topic
+        compressed = compressed_topic(image)
+        if image in self._intake.streams or not self.count_publishers(compressed):
+            self._compressed_since = time.monotonic()
+        elif time.monotonic() - self._compressed_since > _PATIENCE_S:
+            self._match(compressed, COMPRESSED_IMAGE)
 
     def _match(self, topic: str, typename: str | None) -> None:
         infos = self.get_publishers_info_by_topic(topic)
@@ -324,9 +326,9 @@ class RecorderNode(FogNode):
         elif topic == self._task.image.topic and offered == {COMPRESSED_IMAGE}:
             typename = COMPRESSED_IMAGE
         if wrong := offered - {typename}:
-            self._wrong_types[topic] = ", ".join(sorted(wrong))
+            self._state.wrong_types[topic] = ", ".join(sorted(wrong))
         else:
-            self._wrong_types.pop(topic, None)
+            self._state.wrong_types.pop(topic, None)
         if typename not in offered:
             return
         if typename not in TYPESTORE.types:
@@ -338,6 +340,11 @@ class RecorderNode(FogNode):
         if stream is None:
             stream = Stream(topic, typename, compress=self._format != "raw")
             self._intake.add(stream)
+        publishers = {bytes(i.endpoint_gid) for i in infos}
+        if stream.publishers and publishers - stream.publishers:
+            with self._intake.lock:
+                stream.account.another_publisher()
+        stream.publishers = publishers
         wanted = endpoint_of(infos, typename)
         stream.qos = [qos_of(i.qos_profile) for i in infos if i.topic_type == typename]
         stream.latch(wanted.latched)
@@ -361,8 +368,8 @@ class RecorderNode(FogNode):
         if session is None:
             return
         if session.failure is not None:
-            self._intake.end()
-            self._try(lambda: self._end_failed(session))
+            if self._intake.end(session) is session:
+                self._try(lambda: self._end_failed(session))
         elif disk is not None:
             self._watch_disk(session, disk)
 
@@ -388,95 +395,19 @@ class RecorderNode(FogNode):
             self._failed(session, error)
         return ""
 
-    def _rates(self) -> dict[str, float]:
-        """Topic -> Hz over the last seconds, in the time of the recorder's clock."""
-        if len(self._history) < 2:
-            return {}
-        (begin, before), (end, after) = self._history[0], self._history[-1]
-        if end <= begin:
-            return dict.fromkeys(after, 0.0)
-        return {t: (n - before.get(t, 0)) / (end - begin) for t, n in after.items()}
-
-    def _assess(self) -> None:
-        """Compare with what the task needs; tell what is new."""
-        streams, image = self._intake.streams, self._task.image.topic
-        now = self._intake.clock.last_ns / 1e9 if self._intake.clock.simulated else time.monotonic()
-        if self._history and now < self._history[-1][0]:
-            self._history.clear()
-        self._history.append((now, {t: s.heard for t, s in streams.items()}))
-        if time.monotonic() - self._begun_at < _SETTLED_S:
-            return
-        rates, heard = self._rates(), {t: s.heard for t, s in streams.items()}
-        if (compressed := compressed_topic(image)) in streams and image not in streams:
-            rates[image], heard[image] = rates.get(compressed, 0.0), heard[compressed]
-        found = shortcomings(rates, heard, self._wrong_types, self._task)
-        session = self._intake.session
-        for topic, sentence in found.items():
-            if topic not in self._shortcomings:
-                self.get_logger().warning(sentence)
-            if session is not None:
-                after_s = time.monotonic() - session.started_at
-                session.warnings.setdefault(topic, f"{sentence} (at {after_s:.0f} s)")
-        self._shortcomings = found
-
     def _report(self) -> None:
         """Publish counts, rates and what is wrong."""
         self._subscribed.handle_events()
-        self._assess()
-        session, rates = self._intake.session, self._rates()
-        streams = self._intake.streams
-        counts: dict[str, Any] = dict.fromkeys(self._types, "0 messages, 0.0 Hz")
-        for topic, stream in streams.items():
-            written = stream.account.written if session else 0
-            counts[topic] = f"{written} messages, {rates.get(topic, 0.0):.1f} Hz"
-        disk = self._disk.warning if self._disk else ""
-        level = OK
-        if self._shortcomings or disk or any(s.account.lost for s in streams.values()):
-            level = WARN
-        if self._error:
-            level = ERROR
+        for sentence in self._state.assess():
+            self.get_logger().warning(sentence)
+        disk, error = self._disk.warning if self._disk else "", self._error
         try:
             free = free_bytes(Path(str(self.get_parameter("output").value)))
-        except FogError as error:
-            free, level, disk = 0, ERROR, str(error)
-        message = "; ".join(x for x in (self._headline(), disk, *self._shortcomings.values()) if x)
-        values = {
-            **counts,
-            "free_disk_mb": free // MEGABYTE,
-            "queue_depth": sum(session.waiting.values()) if session else 0,
-            "without_clock": self._intake.without_clock,
-        }
-        if self._intake.without_clock and not self._intake.clock.last_ns > 0:
-            message += "; /clock does not run, which use_sim_time needs"
-        self.diagnose("bag", level, message, values)
-        for topic in self._types | streams:
-            self._report_topic(topic, rates.get(topic, 0.0))
-
-    def _report_topic(self, topic: str, rate_hz: float) -> None:
-        stream, sentence = self._intake.streams.get(topic), self._shortcomings.get(topic, "")
-        account = stream.account if stream else TopicAccount(topic, self._types.get(topic) or "")
-        session = self._intake.session
-        level = WARN if sentence or account.lost or account.missing else OK
-        if topic in self._wrong_types:
-            level = ERROR
-        self.diagnose(
-            topic,
-            level,
-            sentence or f"{rate_hz:.1f} Hz",
-            {
-                "received": account.received,
-                "written": account.written,
-                "rate_hz": f"{rate_hz:.2f}",
-                "bytes": account.size,
-                "gaps": account.gaps_total,
-                "missing": account.missing,
-                "lost": account.lost,
-                "last_stamp_ns": account.last_stamp_ns or "",
-                "last_log_ns": account.last_ns or "",
-                "queue_depth": session.waiting.get(account.topic, 0) if session else 0,
-                "publishers": self.count_publishers(topic),
-            },
-        )
+        except FogError as problem:
+            free, disk, error = 0, str(problem), error or str(problem)
+        bag = self._state.bag(self._headline(), error=error, disk=disk, free=free)
+        for part, level, message, values in (bag, *self._state.topics()):
+            self.diagnose(part, _LEVELS[level], message, values)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import statistics
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 from fog_world_model.data.messages import TYPESTORE
 from fog_world_model.task import TaskConfig
@@ -20,6 +20,7 @@ _PERIODS: Final = 31
 _LEARNED: Final = 10
 """Periods after which the median is trusted."""
 _RELEARN_EVERY: Final = 8
+_SCATTER: Final = 0.5
 _JUMP_NS: Final = 1_000_000_000
 """Stamps that leave the recorder's clock by more than this have jumped: nothing is missing."""
 _PATIENCE: Final = 4
@@ -60,8 +61,8 @@ class TopicAccount:
 
     The period of a topic is the median of its newest 31 stamp differences. A difference of 1.5
     periods and more is a gap. A message that is only late, so that the next follow sooner, closes
-    the gap again; a topic whose differences scatter by more than the median (90th minus 10th
-    percentile) has no period, and no gaps. Nor is there a gap between two publishers, and none
+    the gap again; a topic whose differences scatter by more than half the median (upper minus
+    lower quartile) has no period, and no gaps. Nor is there a gap between two publishers, and none
     where the stamps jump away from the recorder's clock.
     """
 
@@ -112,11 +113,14 @@ class TopicAccount:
         self._patience = 0
 
     def successor(self) -> TopicAccount:
-        """An empty account that has learned the period already and knows the publishers."""
+        """An empty account that has learned the period already and knows the publishers.
+
+        What lies between the two accounts is nobody's gap.
+        """
         following = TopicAccount(self.topic, self.type, numbered=self.numbered)
         following._periods.extend(self._periods)
         following._period_ns = self._period_ns
-        following._sources = self._sources
+        following._sources = {publisher: _Source() for publisher in self._sources}
         following._current = self._current
         following._heard_ns = self._heard_ns
         if self.sizes:
@@ -174,6 +178,12 @@ class TopicAccount:
             source.stamp_ns = self.last_stamp_ns = stamp_ns
         source.log_ns = self.last_ns = self._heard_ns = log_ns
         self.first_ns = self.first_ns or log_ns
+
+    def repeat(self, log_ns: int, size: int) -> None:
+        """Count a message of a latched topic that came before and is recorded now."""
+        self.received += 1
+        self.size += size
+        self.first_ns, self.last_ns = self.first_ns or log_ns, log_ns
 
     def lose(self, at_ns: int, count: int, reason: str) -> None:
         """Count messages that were published and are not in the bag."""
@@ -242,7 +252,7 @@ class TopicAccount:
             self._fresh = 0
             self._learn()
         if self._period_ns is None:
-            self._untested = [*self._untested, (log_ns, by_ns)][-_PERIODS:]
+            self._untested = [*self._untested, (log_ns, by_ns)][-2 * _PERIODS :]
             return
         for at_ns, earlier_ns in self._untested:
             self._test(at_ns, earlier_ns, self._period_ns)
@@ -252,8 +262,8 @@ class TopicAccount:
     def _learn(self) -> None:
         ordered = sorted(self._periods)
         median = statistics.median(ordered)
-        tenth = len(ordered) // 10
-        regular = ordered[-1 - tenth] - ordered[tenth] <= median
+        quarter = len(ordered) // 4
+        regular = ordered[-1 - quarter] - ordered[quarter] <= _SCATTER * median
         self._period_ns = median if regular else None
 
     def _test(self, log_ns: int, by_ns: int, period_ns: float) -> None:
@@ -303,12 +313,20 @@ def needed_rates(task: TaskConfig) -> dict[str, float]:
     }
 
 
+class Shortcoming(NamedTuple):
+    """What a topic does not deliver."""
+
+    kind: Literal["silent", "slow", "type"]
+    text: str
+    """A sentence."""
+
+
 def shortcomings(
     rates: Mapping[str, float],
     heard: Mapping[str, int],
     wrong_types: Mapping[str, str],
     task: TaskConfig,
-) -> dict[str, str]:
+) -> dict[str, Shortcoming]:
     """What a recording of the task would lack.
 
     Args:
@@ -318,23 +336,25 @@ def shortcomings(
         task: Names topics and what they have to deliver.
 
     Returns:
-        Topic -> a sentence, for the topics that are silent, slow or of another type.
+        What is wrong, by topic, for those that are silent, slow or of another type.
     """
-    found = {}
+    found: dict[str, Shortcoming] = {}
     types = task.topics()
     for topic, needed_hz in needed_rates(task).items():
         rate_hz = rates.get(topic, 0.0)
         if topic in wrong_types:
-            found[topic] = (
+            found[topic] = Shortcoming(
+                "type",
                 f"{topic} is published as {wrong_types[topic]}, but the task expects "
-                f"{types[topic]}; it is not recorded"
+                f"{types[topic]}; it is not recorded",
             )
         elif not heard.get(topic) or (needed_hz and not rate_hz):
-            found[topic] = f"{topic} is silent: nothing comes from it"
+            found[topic] = Shortcoming("silent", f"{topic} is silent: nothing comes from it")
         elif rate_hz < _SLOW * needed_hz:
-            found[topic] = (
+            found[topic] = Shortcoming(
+                "slow",
                 f"{topic} is slow: it comes at {rate_hz:.1f} Hz, and the task needs "
-                f"{needed_hz:.1f} Hz"
+                f"{needed_hz:.1f} Hz",
             )
     return found
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
-from fog_bringup.image_recording import IMAGE, size_of
+from fog_bringup.image_recording import IMAGE, compressed_topic, size_of
 from fog_bringup.live_scene import stamp_of
 from fog_bringup.recording_account import TopicAccount
 from fog_bringup.recording_session import Arrival, RecordingSession
@@ -111,20 +112,37 @@ class Intake:
         """
         with self.lock:
             self.session = session = make(self.renew_accounts())
-            if (at_ns := self.clock.last_ns) == _NEVER:
+            at_ns = self.clock.last_ns
+            if not self.clock.simulated:
+                at_ns = max(at_ns, time.time_ns())
+            elif at_ns == _NEVER:
                 return
             for stream in self.streams.values():
                 for data in tuple(stream.latched or ()):
-                    stream.account.arrive(at_ns, len(data))
+                    stream.account.repeat(at_ns, len(data))
                     session.put(self._arrival(stream, data, at_ns, at_ns))
 
-    def end(self) -> RecordingSession | None:
-        """Hand nothing on any more; what arrives is measured only."""
+    def end(self, only: RecordingSession | None = None) -> RecordingSession | None:
+        """Hand nothing on any more; what arrives is measured only.
+
+        Args:
+            only: End this session and no other that has taken its place; None: whichever runs.
+
+        Returns:
+            The session that has ended, if any.
+        """
         with self.lock:
-            session, self.session = self.session, None
-            if session is not None:
-                self.renew_accounts()
+            session = self.session
+            if session is None or (only is not None and session is not only):
+                return None
+            self.session = None
+            self.renew_accounts()
             return session
+
+    def heard(self, topic: str, accounts: Mapping[str, TopicAccount]) -> int:
+        """Messages of a topic, in whatever form it is recorded, that accounts have counted."""
+        names = {topic, compressed_topic(topic)}
+        return sum(a.received for name, a in accounts.items() if name in names)
 
     def take(self, batch: Iterable[Taken]) -> None:
         """Take messages in the order of their reception."""

@@ -7,7 +7,6 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,8 +22,9 @@ _TICK_S: Final = 0.1
 """How often the writer is asked whether what it holds is due to be flushed."""
 _SYNC_S: Final = 0.7
 """Time between two syncs of the file."""
-_NOTE_S: Final = 30.0
-"""Time between two copies of the account in the file."""
+_FIRST_NOTE_S: Final = 1.0
+_NOTE_S: Final = 20.0
+"""When the account is copied into the file, and how often from then on."""
 
 
 class Arrival(NamedTuple):
@@ -52,7 +52,6 @@ class RecordingSession:
         accounts: Topic -> account; the caller counts arrivals, this counts what is written.
         queue_bytes: What may wait for the disk; more is lost.
         encoder: Compresses images; None: all is written as it comes.
-        warnings: Sentences known before the recording began.
     """
 
     def __init__(
@@ -62,20 +61,18 @@ class RecordingSession:
         *,
         queue_bytes: int = 256_000_000,
         encoder: ImageEncoder | None = None,
-        warnings: Mapping[str, str] | None = None,
     ) -> None:
         self.path: Path = writer.path
         self.accounts = accounts
         self.encoder = encoder
-        self.warnings: dict[str, str] = dict(warnings or {})
-        """Keyed by topic, so that a shortcoming is written down once."""
+        self._warnings: dict[tuple[str, str], str] = {}
         self.failure: FogError | None = None
         self.waiting: dict[str, int] = dict.fromkeys(accounts, 0)
         """Topic -> messages that wait for the disk."""
         self.started = datetime.datetime.now(datetime.timezone.utc)
         self.started_at = time.monotonic()
         self._writer = writer
-        self._noted_at = self.started_at
+        self._note_at = self.started_at + _FIRST_NOTE_S
         self._limit, self._bytes_waiting = queue_bytes, 0
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[list[Arrival] | None] = queue.SimpleQueue()
@@ -86,6 +83,12 @@ class RecordingSession:
         ]
         for thread in self._threads:
             thread.start()
+
+    def warn(self, topic: str, kind: str, sentence: str) -> None:
+        """Write down that something is wrong with a topic; of each kind the first time counts."""
+        with self._lock:
+            if (topic, kind) not in self._warnings:
+                self._warnings = {**self._warnings, (topic, kind): sentence}
 
     def add(self, account: TopicAccount) -> None:
         """Expect another topic."""
@@ -154,7 +157,7 @@ class RecordingSession:
 
     def sentences(self) -> list[str]:
         """Content of ``fog_warnings``."""
-        return [*self.warnings.values(), *irregularities(self.accounts)]
+        return [*self._warnings.values(), *irregularities(self.accounts)]
 
     def _write_forever(self) -> None:
         try:
@@ -177,7 +180,7 @@ class RecordingSession:
             if self.failure is None:
                 try:
                     self._writer.tick()
-                    if time.monotonic() - self._noted_at > _NOTE_S:
+                    if time.monotonic() > self._note_at:
                         self._note()
                 except FogError as error:
                     self.fail(error)
@@ -197,7 +200,7 @@ class RecordingSession:
                 topic, typename = stream.recorded
             except FogError as error:
                 # Better uncompressed than not at all.
-                self.warnings["compression"] = f"{topic}: recorded raw: {error}"
+                self.warn(topic, "compression", f"{topic}: images are recorded raw: {error}")
         try:
             self._writer.write(
                 topic,
@@ -215,7 +218,7 @@ class RecordingSession:
 
     def _note(self) -> None:
         """Put the account into the file, so that it outlives a kill."""
-        self._noted_at = time.monotonic()
+        self._note_at = time.monotonic() + _NOTE_S
         self._writer.set_custom("fog_account", json.dumps(self.account()))
         self._writer.set_custom("fog_warnings", json.dumps(self.sentences()))
 

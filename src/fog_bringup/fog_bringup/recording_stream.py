@@ -36,6 +36,8 @@ class Stream:
         self.has_header = has_header(typename)
         self.qos: list[Qos] = []
         """Profiles of its publishers."""
+        self.publishers: set[bytes] = set()
+        """Who they are."""
         self.latched: deque[bytes] | None = None
         """Messages that every new bag begins with."""
 
