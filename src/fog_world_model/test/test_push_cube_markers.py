@@ -217,6 +217,20 @@ def test_reward_against_numbers_worked_out_by_hand() -> None:
     np.testing.assert_array_equal(labels.end, [False, True, False])
 
 
+def test_a_fall_ends_the_episode_without_a_bonus() -> None:
+    labeller = PushCubeLabeller(
+        LabellerConfig("push_cube_markers", options={"fallen_height_m": 0.18})
+    )
+    sights = sights_of(np.array([(1.0, 0.0)] * 5), np.array([(3.0, 0.0)] * 5))
+    base = standing_at(np.zeros((5, 2)))
+    base[:, 2] = 0.3, 0.3, 0.3, 0.3, 0.17  # lying, in the end
+    for step, roll in ((1, 0.85), (2, 0.95)):
+        base[step, 3:] = math.sin(roll / 2), 0.0, 0.0, math.cos(roll / 2)
+    labels = labeller.label(sights, base)
+    np.testing.assert_array_equal(labels.end, [False, True, False, True])
+    assert np.abs(labels.reward).max() < 1.0
+
+
 def test_to_ground_turns_and_tilts() -> None:
     half = math.sqrt(0.5)
     base = np.array(

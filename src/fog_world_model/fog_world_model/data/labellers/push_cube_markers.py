@@ -59,6 +59,10 @@ class PushCubeOptions(MarkerLayout):
     """Reward per metre of progress."""
     bonus: float = 5.0
     """Reward for the end."""
+    fallen_tilt_rad: float = 0.9
+    """Tilt of the base, by the odometry, at which the robot has fallen, which ends the episode."""
+    fallen_height_m: float = 0.0
+    """Height of the base, by the odometry, below which it has fallen; 0: not looked at."""
     touch_m: float = 0.8
     """Farther than this from base to cube, the robot cannot move the cube."""
     bridge_steps: int = 3
@@ -77,7 +81,14 @@ class PushCubeOptions(MarkerLayout):
             FogError: Markers that do not fit, or a length or number that is not positive.
         """
         super().__post_init__()
-        for name in ("done_distance_m", "touch_m", "agree_m", "memory_steps", "worst_std_m"):
+        for name in (
+            "done_distance_m",
+            "touch_m",
+            "agree_m",
+            "memory_steps",
+            "worst_std_m",
+            "fallen_tilt_rad",
+        ):
             if getattr(self, name) <= 0:
                 raise FogError(f"labeller.options.{name} must be positive")
         if self.bridge_steps < 0:
@@ -100,7 +111,8 @@ class PushCubeLabeller:
 
     The progress is that of a potential: minus the cube's way to the post, minus half the robot's
     way to the spot behind the cube from where it can push. All of it are distances, so that it does
-    not matter in which frame they are measured. A fall of the robot is no end here.
+    not matter in which frame they are measured. A fall of the robot, as the odometry shows it, ends
+    the episode without the bonus.
 
     Args:
         config: ``dictionary`` names the markers; for ``options`` see :class:`PushCubeOptions`;
@@ -174,7 +186,13 @@ class PushCubeLabeller:
         potential = -to_post - 0.5 * np.hypot(*(robot - behind).T)
         done = np.nan_to_num(to_post, nan=math.inf)[1:] < options.done_distance_m
         reward = options.scale * np.diff(potential) + options.bonus * done
-        return Labels(reward.astype(np.float32), done)
+        end = done if base is None else done | self._fallen(np.asarray(base, np.float64)[1:])
+        return Labels(reward.astype(np.float32), end)
+
+    def _fallen(self, base: Array) -> npt.NDArray[np.bool_]:
+        upright = 1.0 - 2.0 * (base[:, 3] ** 2 + base[:, 4] ** 2)  # cosine of the tilt
+        fallen: npt.NDArray[np.bool_] = upright < math.cos(self.options.fallen_tilt_rad)
+        return fallen | (base[:, 2] < self.options.fallen_height_m)
 
 
 def carry_cube(points: Array, std: Array, robot: Array, options: PushCubeOptions) -> Array:
