@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,12 @@ class Numbers:
     def generator_state(self, state: dict[str, object]) -> None:
         self._generator.bit_generator.state = state
 
-    def sample(self, batch: int, device: torch.device | str) -> Tensor:
-        return torch.from_numpy(self._generator.normal(size=(batch, 3)).astype(np.float32))
+    def sample(self, batch: int, device: torch.device | str, share: slice = slice(None)) -> Tensor:
+        drawn = self._generator.normal(size=(batch, 3)).astype(np.float32)
+        return torch.from_numpy(drawn)[share]
+
+    def describe(self, rows: Sequence[int]) -> list[str]:
+        return [f"numbers {row}" for row in rows]
 
 
 class Toy(nn.Module):
@@ -216,21 +220,71 @@ def test_the_learning_rate_follows_the_steps_when_they_are_given(
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path: Path, tiny_task: TaskConfig) -> None:
-    """Five good steps, then two more, then NaN: the checkpoint of the five is kept."""
+    """The weights of the seven good steps are kept, and a lower rate may go on from them."""
     path = tmp_path / "toy"
     train(Toy(), path, tiny_task, dataclasses.replace(CONFIG, max_steps=5))
-    before = content(path)
     toy = Toy()
 
     def spoil() -> None:
         toy.factor = float("nan")
 
     toy.at_call[3] = spoil
-    with pytest.raises(FogError, match=r"^training step 7: the loss is not finite .*'total': nan"):
-        train(toy, path, tiny_task, resume=True)
-    assert content(path) == before
-    assert open_checkpoint(path, "local").manifest["step"] == 5
+    seven = dataclasses.replace(CONFIG, max_steps=8)
+    with pytest.raises(
+        FogError,
+        match=r"^training step 7: the loss is not finite \(error [\d.]+, total nan\)\. "
+        rf"The batch: .*numbers 0; .* and 3 more\. {path} holds the weights from before it",
+    ):
+        train(toy, path, tiny_task, seven, resume=True)
+    checkpoint = open_checkpoint(path, "local")
+    assert checkpoint.manifest["step"] == 7
+    assert checkpoint.manifest["stopped"].startswith("step 7: the loss is not finite")
+    assert all(torch.isfinite(v).all() for v in checkpoint.tensors("model").values())
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with pytest.raises(FogError, match=r"learning_rate was 0\.03, is 0\.06\. Give the options"):
+        train(Toy(), path, tiny_task, dataclasses.replace(seven, learning_rate=6e-2), resume=True)
+    lower = dataclasses.replace(seven, learning_rate=1e-3)
+    assert train(Toy(), path, tiny_task, lower, resume=True).step == 8
+    assert "stopped" not in open_checkpoint(path, "local").manifest
+
+
+class Plain(nn.Module):
+    """Without a layer that needs several rows: each row can be looked at alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.line = nn.Linear(3, 1)
+
+    def loss(self, batch: Tensor) -> dict[str, Tensor]:
+        root = batch.clamp_min(0).sum(-1).sqrt()  # no number for the row with a bad value
+        return {"total": (self.line(batch).squeeze(-1) - root).square().mean()}
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_windows_at_fault_are_named(
+    accumulate: int, tmp_path: Path, tiny_task: TaskConfig
+) -> None:
+    class Spoiled(Numbers):
+        batches = 0
+
+        def sample(
+            self, batch: int, device: torch.device | str, share: slice = slice(None)
+        ) -> Tensor:
+            drawn = super().sample(batch, device, share)
+            self.batches += 1
+            if self.batches == 4:
+                drawn[5, 1] = float("nan")
+            return drawn
+
+    config = dataclasses.replace(CONFIG, max_steps=9, accumulate=accumulate)
+    model = Plain()
+    with pytest.raises(FogError, match=r"step 3: .*its windows at fault: numbers 5\. "):
+        fit(
+            model, model.loss, Spoiled(), config, tmp_path / "a", manifest(tiny_task),
+            description="a",
+        )  # fmt: skip
+    assert open_checkpoint(tmp_path / "a", "local").manifest["step"] == 3
 
 
 def test_a_gradient_that_is_not_finite_stops(tmp_path: Path, tiny_task: TaskConfig) -> None:
@@ -369,7 +423,7 @@ def test_world_models_are_trained_and_loaded(tmp_path: Path, coded_store: Episod
     with pytest.raises(FogError, match="kind is 'local', expected 'global'"):
         load_global(tmp_path / "local")
     more = dataclasses.replace(loop, max_steps=3)
-    with pytest.raises(FogError, match="does not fit the model"):
+    with pytest.raises(FogError, match=r"preset was tiny, is small; config\.depth was 8, is 16"):
         train_local(coded_store, tmp_path / "local", more, preset="small", window=5, resume=True)
 
 

@@ -113,6 +113,8 @@ class WindowSampler:
             if images is None or isinstance(images, str)
             else images
         )
+        self._drawn = np.zeros(0, np.int64)
+        self._starts, self._sources = store.starts, [e.source for e in store.episodes]
         proprioception = store.normalisation.apply(store.column("proprioception"))
         self._proprioception = torch.from_numpy(proprioception)
         self._action = torch.from_numpy(store.column("action"))
@@ -132,20 +134,41 @@ class WindowSampler:
     def generator_state(self, state: dict[str, object]) -> None:
         self._generator.bit_generator.state = state
 
-    def sample(self, batch: int, device: torch.device | str = "cpu") -> Windows:
-        """Draw ``batch`` windows with replacement."""
-        chosen = self._draw(self._generator, batch)
+    def sample(
+        self, batch: int, device: torch.device | str = "cpu", share: slice = slice(None)
+    ) -> Windows:
+        """Draw ``batch`` windows with replacement, and load those of them that ``share`` names.
+
+        Processes that divide a batch among them draw the same places and load different ones.
+        """
+        self._drawn = self._draw(self._generator, batch)
+        chosen = self._drawn[share]
         images = self._images.windows(chosen, self.length)
         if self._images.ahead:
             # A copy of the generator looks ahead, so that the order never depends on it.
             later = np.random.default_rng()
             later.bit_generator.state = self._generator.bit_generator.state
-            expected = [self._draw(later, batch) for _ in range(self._images.ahead)]
+            expected = [self._draw(later, batch)[share] for _ in range(self._images.ahead)]
             self._images.expect(expected, self.length)
         return self._windows(chosen, images, device)
 
     def _draw(self, generator: np.random.Generator, batch: int) -> npt.NDArray[np.int64]:
         return self._places[generator.integers(len(self._places), size=batch)]
+
+    def describe(self, rows: Sequence[int]) -> list[str]:
+        """Where rows of the last batch that was drawn come from: episodes and steps of the store.
+
+        Args:
+            rows: Places in the whole batch, from 0.
+        """
+        found = []
+        for row in rows:
+            first = int(self._drawn[row])
+            episode = int(np.searchsorted(self._starts, first, side="right")) - 1
+            step = first - int(self._starts[episode])
+            source = self._sources[episode]
+            found.append(f"episode {episode} ({source}) steps {step} to {step + self.length - 1}")
+        return found
 
     def at(self, first_rows: npt.NDArray[np.int64], device: torch.device | str = "cpu") -> Windows:
         """Windows that start at given rows of the store."""

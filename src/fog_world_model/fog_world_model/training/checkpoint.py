@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -9,14 +10,16 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import safetensors
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
+from fog_world_model.data.durable import sync_file, sync_folder
 from fog_world_model.data.episodes import Normalisation
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig, task_from_dict
@@ -38,17 +41,30 @@ def versions() -> dict[str, str]:
 
 def source_commit() -> str:
     """Git commit of the sources, or ``unknown`` outside a checkout."""
+    return _source()[0]
+
+
+def source_dirty() -> bool | None:
+    """Whether the sources differ from their commit; None outside a checkout."""
+    return _source()[1]
+
+
+@cache  # the sources that count are those that were loaded, not what they are changed to later
+def _source() -> tuple[str, bool | None]:
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return answer.stdout.strip()
+
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
+        # Installed sources may lie within a checkout of something else.
+        git("ls-files", "--error-unmatch", here.name)
+        commit = git("rev-parse", "HEAD")
+        return commit, bool(git("status", "--porcelain", "--untracked-files=no", ":/src"))
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return answer.stdout.strip()
+        return "unknown", None
 
 
 @dataclass(frozen=True)
@@ -69,16 +85,28 @@ class Checkpoint:
         return Normalisation.from_dict(self.manifest["normalisation"])
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Load one set of tensors (``model``, ``ema``, ``training``).
+        """Load one set of tensors (``model``, ``ema``, ``training``), from one file or several.
 
         Raises:
-            FogError: The file is missing or damaged.
+            FogError: A file is missing, damaged, or not the one that the manifest speaks of.
         """
-        file = self.path / f"{name}.safetensors"
-        try:
-            return load_file(file)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise FogError(f"checkpoint file {file}: cannot be read: {error}") from error
+        found: dict[str, Tensor] = {}
+        for part in self.manifest.get("parts", {}).get(name, [name]):
+            file = self.path / f"{part}.safetensors"
+            try:
+                if expected := self.manifest.get("sha256", {}).get(part):
+                    content = file.read_bytes()
+                    if hashlib.sha256(content).hexdigest() != expected:
+                        raise FogError(
+                            f"checkpoint file {file}: not the file that {MANIFEST} speaks of "
+                            "(another SHA-256); fetch or export it again"
+                        )
+                    found |= load(content)
+                else:
+                    found |= load_file(file)
+            except (OSError, safetensors.SafetensorError) as error:
+                raise FogError(f"checkpoint file {file}: cannot be read: {error}") from error
+        return found
 
     def load_into(self, model: nn.Module, name: str = "ema") -> None:
         """Load weights into a model of the same configuration.
@@ -97,7 +125,10 @@ def save_checkpoint(
     tensors: Mapping[str, Mapping[str, Tensor]],
     manifest: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint aside and swap it in, so that ``path`` is whole at any moment.
+    """Write a checkpoint aside, bring it to the disk and swap it in.
+
+    Whenever the process or the machine stops, a whole checkpoint is left: at ``path``, or between
+    two renames at ``path`` with ``.old`` after its name, where :func:`open_checkpoint` finds it.
 
     Args:
         path: The checkpoint's folder; an older one there is replaced.
@@ -118,12 +149,22 @@ def save_checkpoint(
                 {k: v.detach().cpu().contiguous().clone() for k, v in values.items()},
                 part / f"{name}.safetensors",
             )
-        content = {"format": FORMAT, "versions": versions(), "commit": source_commit(), **manifest}
+        content = {
+            "format": FORMAT,
+            "versions": versions(),
+            "commit": source_commit(),
+            "dirty": source_dirty(),
+            **manifest,
+        }
         (part / MANIFEST).write_text(json.dumps(content, indent=1))
-        shutil.rmtree(old, ignore_errors=True)
+        for file in part.iterdir():
+            sync_file(file)
+        sync_folder(part)
         if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
         part.rename(path)
+        sync_folder(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
@@ -131,13 +172,13 @@ def save_checkpoint(
 
 
 def open_checkpoint(
-    path: str | os.PathLike[str], kind: str, task: TaskConfig | None = None
+    path: str | os.PathLike[str], kind: str | None, task: TaskConfig | None = None
 ) -> Checkpoint:
     """Open a checkpoint and check what it is.
 
     Args:
         path: The checkpoint's folder.
-        kind: ``global``, ``local`` or ``policy``.
+        kind: ``global``, ``local`` or ``policy``; None takes any.
         task: When given, the checkpoint must belong to this task.
 
     Raises:
@@ -145,25 +186,29 @@ def open_checkpoint(
     """
     path = Path(path)
     old = path.with_name(path.name + ".old")
-    if not path.exists() and old.exists():  # killed between the two renames
-        old.rename(path)
+    # Killed between the two renames; or right between them, which is why nothing is moved here.
+    if not path.exists() and old.exists():
+        path = old
     file = path / MANIFEST
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise FogError(
             f"checkpoint {path}: has no {MANIFEST} ({error.strerror}); "
-            f"make one with 'fog train {kind}'"
+            f"make one with 'fog train {kind or 'global'}'"
         ) from error
     except ValueError as error:  # not JSON, or not even text
         raise FogError(f"checkpoint file {file}: not valid JSON: {error}") from error
     if not isinstance(manifest, dict):
         raise FogError(f"checkpoint file {file}: not a manifest but {type(manifest).__name__}")
-    for key, expected in (("format", FORMAT), ("kind", kind)):
-        if manifest.get(key) != expected:
-            raise FogError(
-                f"checkpoint {path}: {key} is {manifest.get(key)!r}, expected {expected!r}"
-            )
+    if manifest.get("format") != FORMAT:
+        raise FogError(
+            f"checkpoint {path}: format is {manifest.get('format')!r}, expected {FORMAT}; use the "
+            f"version of this software that made it (commit {manifest.get('commit', 'unknown')}), "
+            "or train it anew"
+        )
+    if kind is not None and manifest.get("kind") != kind:
+        raise FogError(f"checkpoint {path}: kind is {manifest.get('kind')!r}, expected {kind!r}")
     if missing := {"task", "normalisation"} - set(manifest):
         raise FogError(f"checkpoint file {file}: {', '.join(sorted(missing))} is missing")
     checkpoint = Checkpoint(path, manifest)

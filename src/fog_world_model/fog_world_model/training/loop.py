@@ -2,163 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
-import signal
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn
 
+import cv2
+import numpy as np
+import numpy.typing as npt
 import torch
-from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from fog_world_model.errors import FogError
 from fog_world_model.task import task_from_dict
+from fog_world_model.training import random_state
 from fog_world_model.training.checkpoint import open_checkpoint, save_checkpoint
+from fog_world_model.training.curves import Curves
+from fog_world_model.training.failures import out_of_memory_named, rows_at_fault, rows_of
+from fog_world_model.training.global_draws import GlobalDraws
+from fog_world_model.training.interruption import stop_on_signal
+from fog_world_model.training.loop_config import FitResult, LoopConfig, Sampler
+from fog_world_model.training.processes import Processes, device_of
+from fog_world_model.training.progress import progress_bar
+from fog_world_model.training.resume import require_same_run
 
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long and how fast to train."""
-
-    time_budget_s: float = 360.0
-    """Wall-clock seconds after which training ends with a checkpoint."""
-    max_steps: int | None = None
-    """Optimiser steps after which training ends, if the time does not run out before. When given,
-    the learning rate follows the steps and not the time, so that a run on the CPU can be repeated
-    bit for bit."""
-    batch_size: int = 32
-    learning_rate: float = 5e-4
-    weight_decay: float = 1e-2
-    warmup_steps: int = 30
-    gradient_clip: float = 1.0
-    """Largest norm of the gradient."""
-    ema_decay: float = 0.995
-    """Decay of the averaged weights per step (slower averages only after enough steps)."""
-    checkpoint_every_s: float = 60.0
-    seed: int = 0
-    device: str = "auto"
-    """``auto`` takes a GPU when there is one."""
-    threads: int = 0
-    """CPU threads of torch; 0 leaves torch's own choice."""
-
-
-class Sampler(Protocol):
-    """Where batches come from; its state goes into checkpoints."""
-
-    @property
-    def generator_state(self) -> dict[str, object]:
-        """State of the random order (JSON values)."""
-
-    @generator_state.setter
-    def generator_state(self, state: dict[str, object]) -> None: ...
-
-    def sample(self, batch: int, device: torch.device | str) -> Any:
-        """Draw a batch."""
-
-
-@dataclass
-class FitResult:
-    """What a training run came to."""
-
-    step: int
-    seconds: float
-    losses: dict[str, float]
-    """Exponentially averaged losses at the end."""
-    curve: list[dict[str, float]]
-    """Averaged losses along the way, with ``step`` and ``seconds``."""
-    interrupted: bool
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a flag that a loop polls; a second SIGINT interrupts at once."""
-    stopped = False
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal stopped
-        if stopped and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stopped = True
-
-    previous = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, handle)
-    except ValueError:  # not in the main thread: signals stay as they are
-        pass
-    try:
-        yield lambda: stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def progress_bar(description: str) -> Iterator[Callable[[float, str], None]]:
-    """Show progress on standard error; call it with the fraction done and a text.
-
-    On a terminal it is a bar with the time that is left; in a log file a line every 5 seconds.
-    """
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        begun = told = time.monotonic()
-
-        def tell(fraction: float, text: str) -> None:
-            nonlocal told
-            if time.monotonic() - told >= 5 or fraction >= 1:
-                told = time.monotonic()
-                left = (told - begun) * (1 / max(fraction, 1e-3) - 1)
-                console.print(f"{description}: {fraction:4.0%}, {text}, {left:.0f} s left")
-
-        yield tell
-        return
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-        console=console,
-        refresh_per_second=2,
-    ) as bar:
-        task: TaskID = bar.add_task(description, total=1.0, text="")
-
-        def update(fraction: float, text: str) -> None:
-            bar.update(task, completed=min(fraction, 1.0), text=text)
-
-        yield update
-
-
-def device_of(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda``, ... -> a device.
-
-    Raises:
-        FogError: There is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise FogError(f"--device {name}: not available here: {error}") from error
-    return torch.device(name)
+__all__ = [
+    "FitResult",
+    "LoopConfig",
+    "Sampler",
+    "device_of",
+    "fit",
+    "progress_bar",
+    "stop_on_signal",
+]
 
 
 def fit(
@@ -171,139 +53,322 @@ def fit(
     *,
     description: str,
     resume: bool = False,
+    pictures: Callable[[], npt.NDArray[np.uint8]] | None = None,
 ) -> FitResult:
     """Train until the time or the steps are used up; the averaged weights end up in ``model``.
+
+    The learning rate rises for ``warmup_steps`` and then falls along half a cosine that spans the
+    whole time budget (or all of ``max_steps``). When a run is resumed with more time, or more
+    steps, it goes on at the rate that a run of the new length has at that place: a run that had
+    ended begins to learn faster again, and falls to the end a second time.
+
+    Started by ``accelerate launch`` or ``torchrun``, the processes divide each batch among them;
+    random numbers, results and checkpoints are those of one process, but for rounding.
 
     Args:
         model: What is trained.
         loss: Batch -> losses; ``total`` is minimised.
         sampler: Draws batches.
         config: Times, rates and the seed.
-        output: Folder of the checkpoint, written every minute and at the end.
+        output: Folder of the checkpoint, written every minute and at the end. Curves for
+            TensorBoard go to ``OUTPUT.tensorboard``, pictures to ``OUTPUT.pictures``.
         manifest: What the checkpoint says about itself (kind, task, configuration, ...).
         description: Shown beside the progress bar.
         resume: Go on from the checkpoint in ``output``.
+        pictures: Makes a picture ``[height, width, 3]`` of what ``model`` has learned; called with
+            the averaged weights in it, without gradient. It must not draw from a global generator
+            on a GPU.
 
     Raises:
-        FogError: The loss becomes non-finite, memory runs out, or the checkpoint cannot be
-            written or does not fit.
+        FogError: The loss becomes non-finite (the last good weights are saved first), memory runs
+            out, the checkpoint cannot be written or does not fit, or another process failed.
     """
+    processes = Processes(config.device, config.precision)
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = device_of(config.device)
-    accelerator = Accelerator(
-        cpu=device.type == "cpu", mixed_precision="bf16" if device.type == "cuda" else "no"
-    )
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    model, optimiser = accelerator.prepare(model, optimiser)
-    raw: nn.Module = accelerator.unwrap_model(model)
-    ema = {k: v.detach().clone() for k, v in raw.state_dict().items()}
-    torch.manual_seed(config.seed)
-    step, before, done = 0, 0.0, 0.0
-    curve: list[dict[str, float]] = []
-    averages: dict[str, float] = {}
-    if resume:
-        found = _resume(output, manifest, raw, ema, optimiser, sampler)
-        step, before = int(found["step"]), float(found["seconds"])
-        curve, averages = list(found["curve"]), dict(found["averages"])
+    with processes.watched():
+        run = _Run(model, loss, sampler, config, Path(output), manifest, processes)
+        run.pictures = pictures
+        if resume:
+            run.resume()
+        return run.train(description)
 
-    def save() -> None:
-        state = {"random": torch.get_rng_state()}
-        for i, parameter in enumerate(raw.parameters()):
-            for key, value in optimiser.state.get(parameter, {}).items():
+
+class _Loss(nn.Module):
+    """A model whose forward pass is its loss: what several processes need to be one."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[Any], dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.model, self._loss = model, loss
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        return self._loss(batch)
+
+
+class _Run:
+    """The state of a training run."""
+
+    pictures: Callable[[], npt.NDArray[np.uint8]] | None = None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Any], dict[str, Tensor]],
+        sampler: Sampler,
+        config: LoopConfig,
+        output: Path,
+        manifest: Mapping[str, Any],
+        processes: Processes,
+    ) -> None:
+        self._raw, self._loss, self._sampler, self._config = model, loss, sampler, config
+        self._output, self._processes = output, processes
+        self._manifest = {**manifest, "loop": dataclasses.asdict(config)}
+        self._share = processes.share(config.batch_size, config.accumulate)
+        if processes.main:
+            _require_writable(output)
+        with self._memory():
+            self._model = processes.prepare(_Loss(model, loss))
+        self._optimiser = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self._ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        set_seed(config.seed)
+        self._step, self._before = 0, 0.0
+        self._curve: list[dict[str, float]] = []
+        self._averages: dict[str, float] = {}
+        self._stopped: str | None = None
+        self._begun = time.monotonic()
+
+    @property
+    def _seconds(self) -> float:
+        return self._before + time.monotonic() - self._begun
+
+    def resume(self) -> None:
+        """Put everything back as it was saved.
+
+        Raises:
+            FogError: The checkpoint is missing, damaged, or of another run.
+        """
+        task = task_from_dict(self._manifest["task"])
+        checkpoint = open_checkpoint(self._output, str(self._manifest["kind"]), task)
+        require_same_run(checkpoint, self._manifest, dataclasses.asdict(self._config))
+        device, found = self._processes.device, checkpoint.manifest
+        checkpoint.load_into(self._raw, "model")
+        averaged, state = checkpoint.tensors("ema"), checkpoint.tensors("training")
+        try:
+            for key, value in self._ema.items():
+                value.copy_(averaged[key])
+            for i, parameter in enumerate(self._raw.parameters()):
+                prefix = f"optimiser.{i}."
+                mine = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+                if mine:
+                    self._optimiser.state[parameter] = {
+                        k: v if k == "step" else v.to(device) for k, v in mine.items()
+                    }
+            random_state.restore(state, device)
+        except KeyError as error:
+            raise FogError(
+                f"checkpoint {checkpoint.path}: has no {error}, so that training cannot go on from "
+                "it (an earlier version made it, or not all of it is there); train anew in another "
+                "folder"
+            ) from error
+        self._sampler.generator_state = found["sampler"]
+        self._step, self._before = int(found["step"]), float(found["seconds"])
+        self._curve, self._averages = list(found["curve"]), dict(found["averages"])
+
+    def train(self, description: str) -> FitResult:
+        """Run the steps.
+
+        Raises:
+            FogError: See :func:`fit`.
+        """
+        config, main = self._config, self._processes.main
+        self._begun = saved = drawn = time.monotonic()
+        curves = Curves(f"{self._output}.tensorboard", self._step) if main else None
+        self._raw.train()
+        done = 0.0
+        with (
+            stop_on_signal() as stopped,
+            progress_bar(description) if main else nullcontext(lambda done, text: None) as show,
+        ):
+            while True:
+                seconds, stops = self._processes.agree(self._seconds, stopped())
+                elapsed = seconds / config.time_budget_s if config.time_budget_s > 0 else 1.0
+                of_steps = self._step / config.max_steps if config.max_steps else None
+                done = max(elapsed, of_steps or 0.0)
+                if stops or done >= 1 or config.max_steps == 0:
+                    break
+                place = elapsed if of_steps is None else of_steps
+                self._advance(_schedule(self._step, place, config.warmup_steps))
+                if self._step % 20 == 0:
+                    rate = self._step / max(self._seconds, 1e-9)
+                    loss = self._averages["total"]
+                    show(done, f"step {self._step}, {rate:.1f}/s, loss {loss:.4f}")
+                if self._step % 50 == 0:
+                    row = {"step": self._step, "seconds": round(self._seconds, 2)}
+                    self._curve.append({**row, **self._averages})
+                    if curves is not None:
+                        curves.add(self._averages, self._step)
+                if not main:
+                    continue
+                if time.monotonic() - saved > config.checkpoint_every_s:
+                    self._save()
+                    saved = time.monotonic()
+                if 0 < config.pictures_every_s < time.monotonic() - drawn:
+                    self._draw(curves)
+                    drawn = time.monotonic()
+            show(1.0 if not stops else done, f"step {self._step}")
+        if main:
+            self._save()
+            if config.pictures_every_s > 0 and not stops:
+                self._draw(curves)
+        if curves is not None:
+            curves.close()
+        self._raw.load_state_dict(self._ema)
+        self._raw.eval()
+        return FitResult(self._step, self._seconds, self._averages, self._curve, stops, main)
+
+    def _advance(self, rate: float) -> None:
+        """One step of the optimiser at a share of the largest learning rate."""
+        config = self._config
+        for group in self._optimiser.param_groups:
+            group["lr"] = config.learning_rate * rate
+        with self._memory():
+            batch = self._sampler.sample(config.batch_size, self._processes.device, self._share)
+            self._optimiser.zero_grad(set_to_none=True)
+            losses = self._processes.mean(self._backward(batch))
+            if not math.isfinite(losses["total"]):
+                self._give_up(f"the loss is not finite ({_text(losses)})", batch)
+            norm = float(nn.utils.clip_grad_norm_(self._raw.parameters(), config.gradient_clip))
+            if not math.isfinite(norm):  # one such step would make every weight NaN
+                self._give_up(f"the gradient is not finite (norm {norm}, {_text(losses)})", batch)
+            self._optimiser.step()
+        self._step += 1
+        _average(self._ema, self._raw, min(config.ema_decay, (1 + self._step) / (10 + self._step)))
+        for key, value in losses.items():
+            self._averages[key] = 0.98 * self._averages.get(key, value) + 0.02 * value
+
+    def _backward(self, batch: Any) -> dict[str, Tensor]:
+        """Gradients of this process's rows, part after part; the means of its losses."""
+        accelerator, parts = self._processes.accelerator, self._config.accumulate
+        total: dict[str, Tensor] = {}
+        rows = (self._share.stop - self._share.start) // parts
+        # Each part draws the whole batch's random numbers, so each begins at the same state.
+        states = random_state.capture(self._processes.device) if parts > 1 else {}
+        for i in range(parts):
+            if i:
+                random_state.restore(states, self._processes.device)
+            part = rows_of(batch, slice(i * rows, (i + 1) * rows)) if parts > 1 else batch
+            first, batch_size = self._share.start + i * rows, self._config.batch_size
+            divided = GlobalDraws(first, rows, batch_size) if rows < batch_size else nullcontext()
+            apart = accelerator.no_sync(self._model) if i + 1 < parts else nullcontext()
+            with apart:
+                with accelerator.autocast(), divided:
+                    losses = self._model(part)
+                accelerator.backward(losses["total"] / parts if parts > 1 else losses["total"])
+            for key, value in losses.items():
+                value = value.detach() / parts if parts > 1 else value.detach()
+                total[key] = total[key] + value if i else value
+        return total
+
+    def _give_up(self, what: str, batch: Any) -> NoReturn:
+        """Save the weights from before this batch and say which of its windows are at fault.
+
+        Raises:
+            FogError: Always.
+        """
+        rows = self._share.stop - self._share.start
+        faults = rows_at_fault(self._raw, self._loss, batch, rows)
+        found = self._processes.gather_rows(faults.to(self._processes.device)).nonzero().flatten()
+        size = self._config.batch_size
+        blamed = found.tolist() or list(range(size))
+        places = self._sampler.describe(blamed[:5])
+        more = f" and {len(blamed) - 5} more" if len(blamed) > 5 else ""
+        whose = "its windows at fault" if len(found) else "no window alone is at fault; it had"
+        self._stopped = f"step {self._step}: {what}"
+        self._optimiser.zero_grad(set_to_none=True)
+        if self._processes.main:
+            self._save()
+        raise FogError(
+            f"training step {self._step}: {what}. The batch: {whose}: {'; '.join(places)}{more}. "
+            f"{self._output} holds the weights from before it. Look for bad values in the data, "
+            "or go on behind this batch with --resume and a lower --learning-rate"
+        )
+
+    def _save(self) -> None:
+        state = random_state.capture(self._processes.device)
+        for i, parameter in enumerate(self._raw.parameters()):
+            for key, value in self._optimiser.state.get(parameter, {}).items():
                 state[f"optimiser.{i}.{key}"] = torch.as_tensor(value)
         save_checkpoint(
-            output,
-            {"model": raw.state_dict(), "ema": ema, "training": state},
+            self._output,
+            {"model": self._raw.state_dict(), "ema": self._ema, "training": state},
             {
-                **manifest,
-                "step": step,
-                "seconds": seconds(),
-                "curve": curve,
-                "averages": averages,
-                "sampler": sampler.generator_state,
+                **self._manifest,
+                "step": self._step,
+                "seconds": self._seconds,
+                "processes": self._processes.count,
+                "precision": self._processes.precision,
+                "curve": self._curve,
+                "averages": self._averages,
+                "sampler": self._sampler.generator_state,
+                **({"stopped": self._stopped} if self._stopped else {}),
             },
         )
 
-    def seconds() -> float:
-        return before + time.monotonic() - begun
+    @torch.no_grad()
+    def _draw(self, curves: Curves | None) -> None:
+        """A picture with the averaged weights; afterwards everything is as it was."""
+        if self.pictures is None:
+            return
+        weights = {k: v.clone() for k, v in self._raw.state_dict().items()}
+        states = random_state.capture(self._processes.device)
+        try:
+            self._raw.load_state_dict(self._ema)
+            self._raw.eval()
+            with self._memory(), self._processes.accelerator.autocast():
+                picture = self.pictures()
+        finally:
+            self._raw.load_state_dict(weights)
+            self._raw.train()
+            random_state.restore(states, self._processes.device)
+        folder = Path(f"{self._output}.pictures")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _, png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            (folder / f"step_{self._step:08d}.png").write_bytes(png.tobytes())
+        except OSError as error:
+            print(f"fog: {folder}: {error.strerror}; picture not kept", file=sys.stderr)
+        if curves is not None:
+            curves.add_picture("real_above_imagined", picture, self._step)
 
-    begun = saved = time.monotonic()
-    writer = SummaryWriter(str(Path(output).with_name(Path(output).name + ".tensorboard")))
-    raw.train()
-    with stop_on_signal() as stopped, progress_bar(description) as show:
-        while _goes_on(config, step, seconds()) and not stopped():
-            elapsed = seconds() / config.time_budget_s
-            of_steps = step / config.max_steps if config.max_steps else None
-            done = max(elapsed, of_steps or 0.0)
-            place = elapsed if of_steps is None else of_steps
-            for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * _schedule(step, place, config.warmup_steps)
-            losses = _step(accelerator, model, loss, sampler, optimiser, config, device, step)
-            step += 1
-            _average(ema, raw, min(config.ema_decay, (1 + step) / (10 + step)))
-            for key, value in losses.items():
-                averages[key] = 0.98 * averages.get(key, value) + 0.02 * value
-            if step % 20 == 0:
-                rate = step / max(seconds(), 1e-9)
-                show(done, f"step {step}, {rate:.1f}/s, loss {averages['total']:.4f}")
-            if step % 50 == 0:
-                curve.append({"step": step, "seconds": round(seconds(), 2), **averages})
-                for key, value in averages.items():
-                    writer.add_scalar(key, value, step)
-            if time.monotonic() - saved > config.checkpoint_every_s:
-                save()
-                saved = time.monotonic()
-        interrupted = stopped()
-        show(1.0 if not interrupted else done, f"step {step}")
-    writer.close()
-    save()
-    raw.load_state_dict(ema)
-    raw.eval()
-    return FitResult(step, seconds(), averages, curve, interrupted)
+    def _memory(self) -> AbstractContextManager[None]:
+        return out_of_memory_named(
+            self._config.batch_size,
+            self._processes.count,
+            self._config.accumulate,
+            self._processes.device,
+        )
 
 
-def _goes_on(config: LoopConfig, step: int, seconds: float) -> bool:
-    """Whether neither the steps nor the time are used up."""
-    return seconds < config.time_budget_s and (config.max_steps is None or step < config.max_steps)
+def _require_writable(output: Path) -> None:
+    """Find out now, not after the first hours, that nothing can be written.
 
-
-def _step(
-    accelerator: Accelerator,
-    model: nn.Module,
-    loss: Callable[[Any], dict[str, Tensor]],
-    sampler: Sampler,
-    optimiser: Any,
-    config: LoopConfig,
-    device: torch.device,
-    step: int,
-) -> dict[str, float]:
-    batch = sampler.sample(config.batch_size, device)
+    Raises:
+        FogError: Nothing can be written beside ``output``.
+    """
+    probe = output.with_name(f"{output.name}.probe.{os.getpid()}")
     try:
-        with accelerator.autocast():
-            losses = loss(batch)
-        values = {key: float(value.detach()) for key, value in losses.items()}
-        if not math.isfinite(values["total"]):
-            raise FogError(
-                f"training step {step}: the loss is not finite ({values}); the last checkpoint is "
-                "kept. Lower --learning-rate, or look for bad values in the data"
-            )
-        optimiser.zero_grad(set_to_none=True)
-        accelerator.backward(losses["total"])
-        norm = float(accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip))
-        if not math.isfinite(norm):  # one such step would make every weight NaN
-            raise FogError(
-                f"training step {step}: the gradient is not finite (norm {norm}, loss "
-                f"{values['total']}); the last checkpoint is kept. Lower --learning-rate"
-            )
-        optimiser.step()
-    except torch.cuda.OutOfMemoryError as error:
+        probe.mkdir(parents=True)
+        probe.rmdir()
+    except OSError as error:
         raise FogError(
-            f"out of GPU memory at batch size {config.batch_size}: lower --batch-size"
+            f"checkpoint {output}: cannot be written: {error.strerror}; choose another folder"
         ) from error
-    return values
+
+
+def _text(losses: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} {value:.4g}" for key, value in losses.items())
 
 
 def _schedule(step: int, done: float, warmup: int) -> float:
@@ -320,29 +385,3 @@ def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
             ema[key].lerp_(value, 1 - decay)
         else:
             ema[key].copy_(value)
-
-
-def _resume(
-    output: str | os.PathLike[str],
-    manifest: Mapping[str, Any],
-    model: nn.Module,
-    ema: dict[str, Tensor],
-    optimiser: Any,
-    sampler: Sampler,
-) -> dict[str, Any]:
-    """Put everything back as it was saved; return the checkpoint's manifest."""
-    task = task_from_dict(manifest["task"])
-    checkpoint = open_checkpoint(output, str(manifest["kind"]), task)
-    checkpoint.load_into(model, "model")
-    ema.update({k: v.to(ema[k].device) for k, v in checkpoint.tensors("ema").items()})
-    state = checkpoint.tensors("training")
-    for i, parameter in enumerate(model.parameters()):
-        prefix = f"optimiser.{i}."
-        found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        if found:
-            optimiser.state[parameter] = {
-                k: v if k == "step" else v.to(parameter.device) for k, v in found.items()
-            }
-    torch.set_rng_state(state["random"])
-    sampler.generator_state = checkpoint.manifest["sampler"]
-    return checkpoint.manifest

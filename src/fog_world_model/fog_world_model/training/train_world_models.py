@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_type_hints
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.data.windows import WindowSampler
 from fog_world_model.errors import FogError
-from fog_world_model.global_model import global_model
-from fog_world_model.global_model.denoiser import DenoiserConfig
+from fog_world_model.global_model import global_model, presets
 from fog_world_model.global_model.global_model import GlobalModel, GlobalModelConfig
-from fog_world_model.global_model.outcome import OutcomeConfig
-from fog_world_model.global_model.sampler import SamplerConfig
 from fog_world_model.local_model import local_model
 from fog_world_model.local_model.local_model import LocalModel, LocalModelConfig
 from fog_world_model.task import TaskConfig
 from fog_world_model.training.checkpoint import Checkpoint, open_checkpoint
 from fog_world_model.training.loop import FitResult, LoopConfig, fit
+from fog_world_model.training.picture_strip import PictureStrip
 
 Path = str | os.PathLike[str]
+_Config = TypeVar("_Config", GlobalModelConfig, LocalModelConfig)
 
 
 def train_global(
@@ -41,13 +43,20 @@ def train_global(
     Raises:
         FogError: The preset is unknown, or what :func:`.loop.fit` raises.
     """
-    if preset not in global_model.PRESETS:
-        raise FogError(f"--preset {preset}: known are {', '.join(global_model.PRESETS)}")
+    if preset not in presets.PRESETS:
+        raise FogError(f"--preset {preset}: known are {', '.join(presets.PRESETS)}")
     config = global_model.preset(preset, **_sizes(store.task))
     torch.manual_seed(loop.seed)
     model = GlobalModel(config)
     sampler = WindowSampler(store, length=window or model.context_frames + 2, seed=loop.seed)
     model.denoiser.measure_residual(sampler.sample(256).image)
+    strips: list[PictureStrip] = []
+
+    def pictures() -> npt.NDArray[np.uint8]:
+        if not strips:  # made when it is needed, by the process that draws, on the model's device
+            strips.append(PictureStrip(model, store, model.denoiser.residual_std.device))
+        return strips[0]()
+
     return fit(
         model,
         model.loss,
@@ -57,6 +66,7 @@ def train_global(
         _manifest("global", store, config, preset, loop),
         description="global model",
         resume=resume,
+        pictures=pictures if loop.pictures_every_s > 0 else None,
     )
 
 
@@ -99,14 +109,7 @@ def load_global(path: Path, task: TaskConfig | None = None) -> tuple[GlobalModel
         FogError: The checkpoint is missing, damaged or of another task.
     """
     checkpoint = open_checkpoint(path, "global", task)
-    content = checkpoint.manifest["config"]
-    denoiser = {**content["denoiser"], "channels": tuple(content["denoiser"]["channels"])}
-    config = GlobalModelConfig(
-        **{k: v for k, v in content.items() if isinstance(v, int)},
-        denoiser=DenoiserConfig(**denoiser),
-        sampler=SamplerConfig(**content["sampler"]),
-        outcome=OutcomeConfig(**content["outcome"]),
-    )
+    config = _config(GlobalModelConfig, checkpoint)
     model = GlobalModel(config)
     checkpoint.load_into(model)
     return model.eval().requires_grad_(False), checkpoint
@@ -119,9 +122,36 @@ def load_local(path: Path, task: TaskConfig | None = None) -> tuple[LocalModel, 
         FogError: The checkpoint is missing, damaged or of another task.
     """
     checkpoint = open_checkpoint(path, "local", task)
-    model = LocalModel(LocalModelConfig(**checkpoint.manifest["config"]))
+    model = LocalModel(_config(LocalModelConfig, checkpoint))
     checkpoint.load_into(model)
     return model.eval(), checkpoint
+
+
+def _config(kind: type[_Config], checkpoint: Checkpoint) -> _Config:
+    """Read a configuration (a dataclass of numbers, tuples and dataclasses) from a manifest.
+
+    Raises:
+        FogError: It has a setting that this version does not know, or lacks one.
+    """
+
+    def read(kind: Any, content: Mapping[str, Any]) -> Any:
+        types = get_type_hints(kind)
+        values = {}
+        for name, value in content.items():
+            if name in types and dataclasses.is_dataclass(types[name]):
+                value = read(types[name], value)
+            values[name] = tuple(value) if isinstance(value, list) else value
+        return kind(**values)
+
+    try:
+        found: _Config = read(kind, checkpoint.manifest["config"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise FogError(
+            f"checkpoint {checkpoint.path}: its configuration is not of this version: {error}; use "
+            f"the version that made it (commit {checkpoint.manifest.get('commit', 'unknown')}), or "
+            "train it anew"
+        ) from error
+    return found
 
 
 def _sizes(task: TaskConfig) -> dict[str, int]:

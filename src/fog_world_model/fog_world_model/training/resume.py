@@ -1,0 +1,93 @@
+"""Whether a training run may go on from a checkpoint: what must be the same, and what may not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fog_world_model.errors import FogError
+from fog_world_model.training.checkpoint import Checkpoint
+
+FIXED = (
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "warmup_steps",
+    "gradient_clip",
+    "ema_decay",
+    "seed",
+)
+"""Settings of the loop that a run keeps to its end. The others (how long, how often, on which
+device, in how many parts) may change: they do not change what is computed, but for rounding, and
+for the learning rate, which follows the new time budget or number of steps at once."""
+_NEEDED = ("step", "seconds", "curve", "averages", "sampler")
+_ANEW = "; train anew in another folder"
+
+
+def require_same_run(
+    checkpoint: Checkpoint, manifest: Mapping[str, Any], loop: Mapping[str, Any]
+) -> None:
+    """Check that a checkpoint is of the run that is to go on.
+
+    Args:
+        checkpoint: What was found.
+        manifest: What the run would write about itself: its data, preset and configuration.
+        loop: Its settings, a ``LoopConfig`` as a dictionary.
+
+    Raises:
+        FogError: It is not; the differences are named.
+    """
+    path, found = checkpoint.path, checkpoint.manifest
+    if "exported" in found:
+        raise FogError(
+            f"checkpoint {path}: exported weights ({found['exported'].get('precision')}) have no "
+            "state of the training to go on from; use the checkpoint they were exported from"
+        )
+    if missing := [key for key in _NEEDED if key not in found]:
+        raise FogError(
+            f"checkpoint {path}: the manifest has no {', '.join(missing)}, so that training cannot "
+            f"go on from it{_ANEW}"
+        )
+    here = json.loads(json.dumps(dict(manifest)))  # tuples become lists, as in the file
+    if (data := here.get("data_hash")) != found.get("data_hash"):
+        raise FogError(
+            f"checkpoint {path}: was made from other data (hash {_short(found.get('data_hash'))}, "
+            f"the episode store has {_short(data)}); give the store it was made from, or train "
+            "anew in another folder"
+        )
+    differences = [
+        line
+        for key in ("preset", "config")
+        for line in _differences(key, found.get(key), here.get(key))
+    ]
+    before = found.get("loop", {})
+    for key in FIXED:
+        old, new = before.get(key, loop[key]), loop[key]
+        # After a loss that was not finite a lower rate is what one is told to try.
+        if key == "learning_rate" and "stopped" in found and new < old:
+            continue
+        differences += _differences(key, old, new)
+    if differences:
+        raise FogError(
+            f"checkpoint {path}: does not belong to this run: {'; '.join(differences[:6])}"
+            f"{'; ...' if len(differences) > 6 else ''}. Give the options it was made with, or "
+            "train anew in another folder"
+        )
+
+
+def _differences(name: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new})
+        return [
+            line
+            for key in keys
+            for line in _differences(
+                f"{name}.{key}", old.get(key, "not there"), new.get(key, "not there")
+            )
+        ]
+    return [] if old == new else [f"{name} was {old}, is {new}"]
+
+
+def _short(value: object) -> str:
+    return str(value)[:12]
