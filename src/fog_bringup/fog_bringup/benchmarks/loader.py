@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def _plain_disk(store: EpisodeStore) -> Callable[[], object]:
     return sample
 
 
-def _places(store: EpisodeStore) -> Any:
+def _places(store: EpisodeStore) -> Iterator[npt.NDArray[np.int64]]:
     """First rows of random windows, batch after batch."""
     generator = np.random.default_rng(0)
     while True:
