@@ -23,7 +23,7 @@ Preset = Literal["tiny", "small", "diamond"]
 LocalPreset = Literal["tiny", "small", "large"]
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, option: str = "--time-budget") -> float:
     """``90``, ``90s``, ``10m`` or ``2h`` -> seconds.
 
     Raises:
@@ -31,7 +31,7 @@ def seconds(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
     if not match:
-        raise FogError(f"--time-budget {text}: expected a duration such as 90s, 10m or 2h")
+        raise FogError(f"{option} {text}: expected a duration such as 90s, 10m or 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
@@ -40,7 +40,8 @@ class _Training:
     """Options that all training commands share."""
 
     time_budget: str = "6m"
-    """Wall-clock time after which training ends with a checkpoint: 90s, 10m, 2h."""
+    """Wall-clock time after which training ends with a checkpoint: 90s, 10m, 2h. Runs that are
+    resumed count together; resumed with a longer one, training goes on."""
     seed: int = 0
     """Seed of weights and data order."""
     device: str = "auto"
@@ -53,29 +54,53 @@ class _Training:
     """Where training images come from: memory, the disk, or auto, which is memory when they take
     less than half of what is free. The order of the data is the same."""
 
-    def loop(self, batch_size: int, learning_rate: float) -> LoopConfig:
+
+@dataclass
+class _WorldModelTraining(_Training):
+    """What training a world model has besides."""
+
+    max_steps: int | None = None
+    """Optimiser steps after which training ends, if the time does not run out before. The learning
+    rate then follows the steps, and a run on the CPU can be repeated bit for bit."""
+    accumulate: int = 1
+    """Parts a batch is computed in, one after the other: less memory, the same result."""
+    precision: Literal["auto", "bf16", "no"] = "auto"
+    """Mixed precision; auto: bf16 on a GPU that has it."""
+    checkpoint_every: str = "60s"
+    """Time between checkpoints."""
+
+    def loop(self, batch_size: int, learning_rate: float, pictures_every: str = "0") -> LoopConfig:
         """Settings of the training loop."""
         from fog_world_model.training.loop import LoopConfig
 
         return LoopConfig(
             time_budget_s=seconds(self.time_budget),
+            max_steps=self.max_steps,
             batch_size=batch_size,
+            accumulate=self.accumulate,
             learning_rate=learning_rate,
+            checkpoint_every_s=seconds(self.checkpoint_every, "--checkpoint-every"),
+            pictures_every_s=seconds(pictures_every, "--pictures-every"),
             seed=self.seed,
             device=self.device,
+            precision=self.precision,
             threads=self.threads,
         )
 
 
 def _finish(output: Path, result: FitResult) -> int:
     """Say what a world model's training came to, and give the exit status."""
-    print(f"{output}: {result.step} steps, {result.losses}")
+    if result.main:
+        print(f"{output}: {result.step} steps, {result.losses}")
     return 130 if result.interrupted else 0
 
 
 @dataclass
-class TrainGlobal(_Training):
-    """Fit the global world model: the next frame by diffusion, reward, end and proprioception."""
+class TrainGlobal(_WorldModelTraining):
+    """Fit the global world model: the next frame by diffusion, reward, end and proprioception.
+
+    On several GPUs or nodes: ``accelerate launch -m fog_bringup.cli train global ...``.
+    """
 
     store: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
     """Episode store."""
@@ -84,23 +109,26 @@ class TrainGlobal(_Training):
     preset: Preset = "small"
     """Size of the model."""
     batch_size: int = 12
-    """Windows per step."""
+    """Windows per step, of all processes together."""
     learning_rate: float = 1e-3
     """Largest learning rate."""
+    pictures_every: str = "10m"
+    """Time between pictures of recorded frames above imagined ones, in OUTPUT.pictures and in
+    TensorBoard, and one at the end; 0: none."""
 
     def run(self) -> int:
         """Train."""
         from fog_world_model.data.episodes import EpisodeStore
         from fog_world_model.training.train_world_models import train_global
 
-        loop = self.loop(self.batch_size, self.learning_rate)
+        loop = self.loop(self.batch_size, self.learning_rate, self.pictures_every)
         store = EpisodeStore(self.store, images=self.images)
         result = train_global(store, self.output, loop, preset=self.preset, resume=self.resume)
         return _finish(self.output, result)
 
 
 @dataclass
-class TrainLocal(_Training):
+class TrainLocal(_WorldModelTraining):
     """Fit the local world model: a differentiable recurrent state-space model."""
 
     store: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
@@ -110,7 +138,7 @@ class TrainLocal(_Training):
     preset: LocalPreset = "small"
     """Size of the model."""
     batch_size: int = 8
-    """Windows per step."""
+    """Windows per step, of all processes together."""
     learning_rate: float = 8e-4
     """Largest learning rate."""
 
@@ -176,13 +204,34 @@ class TrainPolicy(_Training):
 
 
 @dataclass
+class ExportWeights:
+    """Write the averaged weights of a world model alone, in 16 bits, in files of at most 16 MB."""
+
+    checkpoint: Positional[Path]
+    """Checkpoint of a global or local model."""
+    output: Positional[Path]
+    """Folder to write; it is used wherever a checkpoint is."""
+    precision: Literal["float16", "bfloat16"] = "float16"
+    """How matrices are rounded."""
+
+    def run(self) -> int:
+        """Export."""
+        from fog_world_model.training.export import export_weights
+
+        for file in export_weights(self.checkpoint, self.output, precision=self.precision):
+            print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
+        return 0
+
+
+@dataclass
 class Train:
-    """Train a world model or a policy."""
+    """Train a world model or a policy, or export what was trained."""
 
     what: (
         Annotated[TrainGlobal, subcommand("global")]
         | Annotated[TrainLocal, subcommand("local")]
         | Annotated[TrainPolicy, subcommand("policy")]
+        | Annotated[ExportWeights, subcommand("export")]
     )
 
     def run(self) -> int:
