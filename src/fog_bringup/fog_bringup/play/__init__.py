@@ -1,0 +1,1 @@
+"""A learned world that a person drives in a browser, or a program over HTTP."""

@@ -1,0 +1,216 @@
+"""The HTTP interface for programs: an imagined environment, one request a step.
+
+======================  ==========================================================================
+``GET /api/status``     the task, and whether the world is taken
+``POST /api/env``       take it: answers with a token, sizes and bounds; 409 where it is taken
+``POST /api/env/reset`` ``seed`` (may be null): the first observation
+``POST /api/env/step``  ``action``: observation, reward, terminated, truncated
+``DELETE /api/env``     give it back
+======================  ==========================================================================
+
+The token goes into every further request as ``Authorization: Bearer TOKEN``. Arrays are objects of
+``dtype`` (little-endian), ``shape`` and ``data`` (base64 of the bytes, row after row).
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import secrets
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from fastapi import APIRouter, Header, HTTPException
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from fog_bringup.play.seat import Seat, SeatTakenError, Visitor
+from fog_bringup.play.worker import Worker
+from fog_bringup.play.world import PlayedWorld
+from fog_world_model.data.windows import Windows
+from fog_world_model.errors import FogError
+from fog_world_model.imagination import ImaginedEnv
+
+
+class Opening(BaseModel):
+    """What a program asks for."""
+
+    split: Literal["training", "validation"] = "training"
+    """Of the episodes that contexts come from."""
+    max_steps: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Steps after which a world is cut; the task's own limit when not given."""
+
+
+class Reset(BaseModel):
+    """Start another world."""
+
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    """Of imagination and contexts; without one the next context is drawn."""
+
+
+class Step(BaseModel):
+    """Go on by one step."""
+
+    action: list[float]
+    """Per field in [-1, 1]."""
+
+
+def array(values: Tensor) -> dict[str, Any]:
+    """An array as JSON values."""
+    content = np.ascontiguousarray(values.detach().cpu().numpy())
+    content = content.astype(content.dtype.newbyteorder("<"), copy=False)
+    data = base64.b64encode(content.tobytes()).decode()
+    return {"dtype": content.dtype.str, "shape": list(content.shape), "data": data}
+
+
+class Programs:
+    """The environment that a program has, as long as it has the seat."""
+
+    def __init__(self, world: PlayedWorld, worker: Worker, seat: Seat) -> None:
+        """Share the world, the thread and the seat with the page."""
+        self._world, self._worker, self._seat = world, worker, seat
+        self._owner: Visitor | None = None
+        self._opening = Opening()
+        self._env: ImaginedEnv | None = None
+
+    async def open(self, opening: Opening) -> dict[str, Any]:
+        """Take the seat.
+
+        Raises:
+            SeatTakenError: Somebody else has it.
+        """
+        visitor = self._seat.take("program")
+        self._owner, self._opening, self._env = visitor, opening, None
+        task = self._world.store.task
+        return {
+            "token": visitor.token,
+            "task": task.to_dict(),
+            "task_hash": task.hash,
+            "image": [3, task.image.height, task.image.width],
+            "proprioception": [task.proprioception_size],
+            "action": [task.action_size],
+            "idle_timeout_s": self._seat.idle_timeout_s,
+        }
+
+    async def reset(self, visitor: Visitor, seed: int | None) -> dict[str, Any]:
+        """Start a world.
+
+        Raises:
+            FogError: The split has no episode that is long enough.
+        """
+
+        def start(env: ImaginedEnv | None) -> tuple[ImaginedEnv, dict[str, Any]]:
+            if env is None or seed is not None:
+                env = self._world.environment(
+                    split=self._opening.split,
+                    max_steps=self._opening.max_steps or self._world.store.task.episode.max_steps,
+                    seed=secrets.randbelow(2**31) if seed is None else seed,
+                )
+                return env, _started(env, env.restart())
+            everything = torch.ones(env.environments, dtype=torch.bool, device=self._world.device)
+            return env, _started(env, env.restart(everything))
+
+        env, answer = await self._worker.call(start, self._env)
+        if self._owner is visitor:
+            self._env = env
+        return answer
+
+    async def step(self, action: list[float]) -> dict[str, Any]:
+        """Go on by one step.
+
+        Raises:
+            ValueError: There is no world yet, or the action does not fit.
+        """
+        env, size = self._env, self._world.store.task.action_size
+        if env is None:
+            raise ValueError("reset the environment before its first step")
+        if len(action) != size or not all(math.isfinite(v) and abs(v) <= 1.0 for v in action):
+            raise ValueError(f"action: expected {size} numbers in [-1, 1], got {action}")
+
+        def go_on() -> dict[str, Any]:
+            given = torch.tensor([action], dtype=torch.float32, device=self._world.device)
+            step = env.step(given)
+            return {
+                "image": array(step.image[0]),
+                "proprioception": array(step.proprioception[0]),
+                "reward": float(step.reward[0]),
+                "terminated": bool(step.end[0]),
+                "truncated": bool(env.due[0]),
+            }
+
+        return await self._worker.call(go_on)
+
+    def close(self, visitor: Visitor) -> None:
+        """Give the seat back."""
+        self._seat.leave(visitor)
+        self._owner, self._env = None, None
+
+
+def _started(env: ImaginedEnv, windows: Windows) -> dict[str, Any]:
+    image, proprioception = env.observation
+    return {
+        "image": array(image[0]),
+        "proprioception": array(proprioception[0]),
+        # A recurrent policy is warmed up on what was before.
+        "context": {
+            "image": array(windows.image[0]),
+            "proprioception": array(windows.proprioception[0]),
+            "action": array(windows.action[0]),
+        },
+    }
+
+
+def program_routes(world: PlayedWorld, worker: Worker, seat: Seat) -> APIRouter:
+    """The routes above."""
+    routes, programs = APIRouter(prefix="/api"), Programs(world, worker, seat)
+
+    def who(authorization: str) -> Visitor:
+        visitor = seat.of(authorization.removeprefix("Bearer "))
+        if visitor is None or visitor.kind != "program":
+            raise HTTPException(
+                401,
+                "this token is not, or no longer, that of the program that has the world; "
+                f"one that does nothing for {seat.idle_timeout_s:.0f} s loses it",
+            )
+        seat.touch(visitor)
+        return visitor
+
+    @routes.get("/status")
+    async def status() -> dict[str, Any]:
+        task = world.store.task
+        return {
+            "task": task.name,
+            "control_hz": task.control_hz,
+            "taken": seat.visitor is not None,
+            "description": seat.description,
+        }
+
+    @routes.post("/env")
+    async def open_environment(opening: Opening) -> dict[str, Any]:
+        try:
+            return await programs.open(opening)
+        except SeatTakenError as error:
+            raise HTTPException(409, str(error)) from error
+
+    @routes.post("/env/reset")
+    async def reset(body: Reset, authorization: Annotated[str, Header()] = "") -> dict[str, Any]:
+        try:
+            return await programs.reset(who(authorization), body.seed)
+        except FogError as error:
+            raise HTTPException(422, str(error)) from error
+
+    @routes.post("/env/step")
+    async def step(body: Step, authorization: Annotated[str, Header()] = "") -> dict[str, Any]:
+        who(authorization)
+        try:
+            return await programs.step(body.action)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+
+    @routes.delete("/env")
+    async def close(authorization: Annotated[str, Header()] = "") -> dict[str, Any]:
+        programs.close(who(authorization))
+        return {}
+
+    return routes

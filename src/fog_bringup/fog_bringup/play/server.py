@@ -1,0 +1,165 @@
+"""The web server of ``fog play``: page, WebSocket and HTTP interface on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Annotated
+
+import uvicorn
+from fastapi import FastAPI, Header, HTTPException, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from fog_bringup.play.guard import Guard
+from fog_bringup.play.program import program_routes
+from fog_bringup.play.seat import Seat, SeatTakenError
+from fog_bringup.play.session import Session
+from fog_bringup.play.video import encode_video
+from fog_bringup.play.worker import Worker
+from fog_bringup.play.world import PlayedWorld
+from fog_world_model.errors import FogError
+
+STATIC = Path(__file__).parent / "static"
+"""The page; it needs nothing from elsewhere."""
+_log = logging.getLogger("fog.play")
+
+
+def make_app(
+    world: PlayedWorld,
+    *,
+    idle_timeout_s: float = 300.0,
+    names: Iterable[str] = (),
+    public: bool = False,
+    notes: Iterable[str] = (),
+) -> FastAPI:
+    """The application.
+
+    Args:
+        world: What is played.
+        idle_timeout_s: A visitor who does nothing for so long loses the world.
+        names: Names other than ``localhost`` by which this machine may be called.
+        public: Whether it may be called by addresses other than loopback.
+        notes: Shown on the page.
+    """
+    seat, worker, shown = Seat(idle_timeout_s), Worker(), list(notes)
+    encoding = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(_expire(seat))
+        yield
+        watch.cancel()
+        worker.close()
+
+    # The pages of documentation that FastAPI offers load their scripts from elsewhere.
+    app = FastAPI(
+        title="fog play", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.add_middleware(Guard, names=tuple(names), public=public)
+    app.include_router(program_routes(world, worker, seat))
+
+    @app.websocket("/play")
+    async def play(socket: WebSocket) -> None:
+        await socket.accept()
+        try:
+            visitor = seat.take("person")
+        except SeatTakenError as error:
+            await socket.send_json({"type": "taken", "text": str(error)})
+            await socket.close(4001)
+            return
+        try:
+            await Session(socket, world, worker, seat, visitor, shown).run()
+        except WebSocketDisconnect:
+            pass
+        except Exception as error:
+            _log.exception("the session ended")
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+                await socket.send_json({"type": "error", "text": f"{error!r}", "fatal": True})
+                await socket.close(1011)
+        finally:
+            seat.leave(visitor)
+
+    @app.get("/play/video")
+    async def video(authorization: Annotated[str, Header()] = "") -> Response:
+        visitor = seat.of(authorization.removeprefix("Bearer "))
+        if visitor is None or visitor.kind != "person":
+            raise HTTPException(401, "only who plays can save the video")
+        seat.touch(visitor)
+        try:
+            context, steps = await worker.call(world.film)
+            async with encoding:
+                content = await asyncio.to_thread(encode_video, world.store.task, context, steps)
+        except FogError as error:
+            raise HTTPException(500, str(error)) from error
+        return Response(content, media_type="video/mp4", headers={"Cache-Control": "no-store"})
+
+    app.mount("/", StaticFiles(directory=STATIC, html=True))
+    return app
+
+
+async def _expire(seat: Seat) -> None:
+    while True:
+        await asyncio.sleep(min(1.0, seat.idle_timeout_s / 10))
+        seat.expire()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port, before anything takes long.
+
+    Args:
+        host: Name or address of this machine.
+        port: TCP port; 0 for any that is free.
+
+    Raises:
+        FogError: There is no such address here, or the port is taken or not allowed.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, OverflowError) as error:
+        raise FogError(f"--host {host}: not a name or address of this machine ({error})") from error
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(64)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise FogError(
+                f"--port {port}: taken by another program on {host}; end it, or choose another "
+                "port (0: any that is free)"
+            ) from error
+        if error.errno == errno.EACCES:
+            raise FogError(f"--port {port}: not allowed; choose one from 1024 on") from error
+        raise FogError(f"--host {host}: cannot be bound ({error.strerror})") from error
+    except OverflowError as error:
+        listener.close()
+        raise FogError(f"--port {port}: expected 0 to 65535") from error
+    return listener
+
+
+def serve(app: FastAPI, listener: socket.socket) -> None:
+    """Answer until SIGINT or SIGTERM, then close what is open.
+
+    Raises:
+        KeyboardInterrupt: It was SIGINT.
+    """
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        # A machine that vanished is noticed within ten seconds.
+        ws_ping_interval=5.0,
+        ws_ping_timeout=5.0,
+        ws_max_size=1 << 16,
+        timeout_graceful_shutdown=3,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
