@@ -160,6 +160,26 @@ class Export:
 
 
 @dataclass
+class Markers:
+    """Draw a task's fiducial markers to print them: a PDF, or a folder of PNG pictures."""
+
+    output: Path
+    """A .pdf file, or a folder to write."""
+    task: str = "push_cube_markers"
+    """Task name or file; its labeller says which markers, how large."""
+
+    def run(self) -> int:
+        """Draw."""
+        from fog_bringup.marker_sheets import write_marker_sheets
+        from fog_bringup.tasks import find_task
+
+        for caption in write_marker_sheets(find_task(self.task), self.output):
+            print(caption)
+        print(f"{self.output}: print at 100 % and check the ruler on each page")
+        return 0
+
+
+@dataclass
 class Data:
     """Look after episode stores."""
 
@@ -170,6 +190,7 @@ class Data:
         | Annotated[SplitStore, subcommand("split")]
         | Annotated[View, subcommand("view")]
         | Annotated[Export, subcommand("export")]
+        | Annotated[Markers, subcommand("markers")]
     )
 
     def run(self) -> int:
