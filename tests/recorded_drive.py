@@ -60,8 +60,8 @@ def drive_task(**changes: Any) -> TaskConfig:
             "topic": "/cmd_vel",
             "type": "geometry_msgs/msg/Twist",
             "fields": ["linear.x", "angular.z"],
-            "low": [-2.0, -2.0],
-            "high": [2.0, 2.0],
+            "low": [-20.0, -20.0],
+            "high": [20.0, 20.0],
         },
         "reward": {
             "topic": "/reward",
@@ -206,7 +206,7 @@ def check_drive(store: EpisodeStore, index: int, drive: Drive, first: int, last:
     assert error.max() <= (5 if drive.compressed == "jpeg" else 0), error.max()
     np.testing.assert_allclose(episode.proprioception, np.stack([shown, -shown, shown], 1))
     command = np.stack([shown[:-1] / 10, -shown[:-1] / 20], 1)
-    np.testing.assert_allclose(episode.action[:-1], command / 2, atol=1e-6)
+    np.testing.assert_allclose(episode.action[:-1], command / 20, atol=1e-6)
     np.testing.assert_array_equal(episode.reward[:-1], shown[1:])
     assert not episode.action[-1].any()
     assert not episode.reward[-1]
