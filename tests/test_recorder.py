@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from sensors import (
     JOINTS,
     LATCHED,
     Sensors,
+    joints,
     picture,
     wait_until,
 )
@@ -128,6 +130,32 @@ def test_everything_sent_is_in_the_bag_and_in_its_account(
         )
         assert int(sensors.diagnostics["bag"][2]["free_disk_mb"]) > 0
         assert process.stop() == 0
+
+
+def test_what_the_middleware_drops_is_counted(
+    env: Environment, sensors: Sensors, tmp_path: Path
+) -> None:
+    """The publisher remembers 200 messages for a recorder that does not come to take them."""
+    with recorder(env, tmp_path) as process:
+        sensors.offer(JOINTS, JOINT_STATE)
+        _, path = sensors.call("start")
+        sensors.stream(20)
+        process.send(signal.SIGSTOP)
+        for _ in range(6000):
+            now_ns = time.time_ns()
+            sensors.send(JOINTS, joints(now_ns), now_ns)
+        process.send(signal.SIGCONT)
+        time.sleep(1.0)
+        sensors.stream(20)
+        sensors.call("stop")
+    bag, sent = Bag(path), sensors.sent[JOINTS]
+    entry = bag.account[JOINTS]
+    assert entry["lost"] > 0
+    assert entry["received"] == entry["written"] == len(bag.stamps(JOINTS))
+    assert entry["written"] + entry["lost"] == len(sent)
+    assert sum(loss["count"] for loss in entry["losses"]) == entry["lost"]
+    assert {loss["reason"] for loss in entry["losses"]} == {"dropped by the middleware"}
+    assert f"{JOINTS}: {entry['lost']} messages were lost" in bag.warnings
 
 
 def test_commands_outcomes_and_buttons(env: Environment, sensors: Sensors, tmp_path: Path) -> None:

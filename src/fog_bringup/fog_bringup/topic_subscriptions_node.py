@@ -211,6 +211,7 @@ class TopicSubscriptions:
     @staticmethod
     def _take_one(topic: str, subscription: Subscription[Any], batch: list[Taken]) -> None:
         kind, now_ns = subscription.msg_type, time.time_ns()
+        newest_ns = max((t.received_ns for t in batch if t.topic == topic), default=0)
         handle = subscription.handle
         with handle:
             while (found := handle.take_message(kind, True)) is not None:
@@ -218,6 +219,8 @@ class TopicSubscriptions:
                 received_ns = info["received_timestamp"]
                 if abs(now_ns - received_ns) > _BELIEVABLE_NS:  # the middleware does not tell
                     received_ns = now_ns
+                # One that had to be sent again comes before those that overtook it.
+                received_ns = newest_ns = max(received_ns, newest_ns)
                 gid = info.get("publisher_gid")
                 sequence = info.get("publication_sequence_number")
                 publisher = gid["data"] if gid else b""

@@ -1,0 +1,35 @@
+"""What ``fog benchmark recording`` runs, in little: completeness, never a time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fog_bringup.benchmarks import killed_recorders
+
+
+def test_killed_recorders_lose_nothing_older_than_a_second(tmp_path: Path) -> None:
+    """Four of the twenty that ``fog benchmark recording`` kills, with big and small images."""
+    result = killed_recorders.measure(4, tmp_path / "kills", lambda *arguments: None)
+    assert result["killed"] == result["readable"] == result["complete"] == 4, result
+    assert result["missing"] == 0
+    assert result["worst_s"] <= killed_recorders.PROMISED_S
+
+
+@pytest.mark.slow
+def test_the_recorder_holds_all_that_was_sent() -> None:
+    command = [str(Path(sys.prefix) / "bin" / "fog"), "benchmark", "recording", "--json"]
+    command += ["--seconds", "2", "--kills", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=180)
+    runs = json.loads(result.stdout)["runs"]
+    assert [run["camera_hz"] for run in runs] == [30, 60]
+    for run in runs:
+        assert min(run["sent"].values()) > 0
+        assert run["recorded"] == run["sent"]
+        assert run["lost_counted"] == 0
+        assert set(run["plain_recorded"]) == set(run["sent"])
+        assert run["recorder_cpu"] > 0 and run["plain_cpu"] > 0
