@@ -24,8 +24,8 @@ from fog_bringup.live_scene import (
     object_name,
     stamp_of,
 )
-from fog_bringup.robots.streams import command_message
 from fog_bringup.tasks import find_task
+from fog_policy.encoding import encode_command
 from fog_world_model.data import messages
 from fog_world_model.errors import FogError
 from fog_world_model.task import FloatArray
@@ -187,8 +187,8 @@ class DriverNode(FogNode):
             self._commands += 1
 
     def _send(self, command: FloatArray) -> None:
-        action = self._task.action
-        self._publisher.publish(command_message(command, action.fields, action.type))
+        now_ns = self.get_clock().now().nanoseconds
+        self._publisher.publish(encode_command(self._task, command, now_ns))
 
     def _decide(self, stamp_ns: int) -> tuple[FloatArray, str]:
         """A command, and why it is zero when it has to be."""

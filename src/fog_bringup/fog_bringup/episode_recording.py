@@ -17,10 +17,10 @@ from fog_bringup.robots import Robot, make_robot
 from fog_bringup.robots.streams import (
     Encoded,
     camera_messages,
-    command_message,
     scene_messages,
     sensor_messages,
 )
+from fog_policy.encoding import encode_command
 from fog_world_model.data.bag_writer import BagWriter, task_custom_data
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
@@ -153,7 +153,7 @@ def episode_messages(
             if observation.end or substep == task.episode.max_steps * substeps:
                 break
             command = driver.command(observation)
-            data = command_message(command, task.action.fields, task.action.type)
+            data = encode_command(task, command, now + COMMAND_DELAY_NS)
             found.append((now + COMMAND_DELAY_NS, (task.action.topic, task.action.type, data)))
         robot.step(command)
     return found

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fog_bringup.robots import Observation, Robot, make_robot
-from fog_bringup.robots.streams import command_message, observation_messages
+from fog_bringup.robots.streams import observation_messages
 from fog_bringup.tasks import find_task
 from fog_world_model.data.images import decode_image
 from fog_world_model.data.messages import deserialise, header_stamp_ns, read_fields
@@ -133,10 +133,3 @@ def test_pusht_has_neither_joints_nor_imu() -> None:
     wanted = {t: n for t, n in task.topics().items() if t != task.action.topic}
     assert wanted.items() <= found.items()
     assert set(found) - set(wanted) == {"/sim/block_pose", "/sim/goal_pose"}
-
-
-def test_command_message() -> None:
-    action = find_task("reach_cube").action
-    twist = deserialise(command_message([0.25, -0.5, 1.5], action.fields, action.type), action.type)
-    assert (twist.linear.x, twist.linear.y, twist.angular.z) == (0.25, -0.5, 1.5)
-    assert (twist.linear.z, twist.angular.x, twist.angular.y) == (0.0, 0.0, 0.0)

@@ -1,11 +1,12 @@
-"""What the policy node publishes, as the bytes that it publishes. No ROS here."""
+"""What nodes publish to a robot and about themselves, as bytes. No ROS here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from fog_policy.safety import Command
+import numpy.typing as npt
+
 from fog_world_model.data import messages
 from fog_world_model.task import TaskConfig
 
@@ -13,7 +14,7 @@ OK, WARN, ERROR = 0, 1, 2
 """Levels of a diagnostic_msgs/msg/DiagnosticStatus."""
 
 
-def encode_command(task: TaskConfig, command: Command, now_ns: int) -> bytes:
+def encode_command(task: TaskConfig, command: npt.ArrayLike, now_ns: int) -> bytes:
     """Encode a command as the task's action message.
 
     Args:

@@ -90,19 +90,6 @@ def _encode(found: list[tuple[str, Any]]) -> list[Encoded]:
     return [(topic, m.__msgtype__, messages.serialise(m)) for topic, m in found]
 
 
-def command_message(command: npt.ArrayLike, fields: tuple[str, ...], typename: str) -> bytes:
-    """Encode a command.
-
-    Args:
-        command: ``[field]``, physical units.
-        fields: Dotted paths of the message's numbers, as in ``action.fields`` of a task.
-        typename: The message's interface name, for example ``geometry_msgs/msg/Twist``.
-    """
-    message = messages.make(typename)
-    messages.write_fields(message, fields, command)
-    return messages.serialise(message)
-
-
 def _image(stamp_ns: int, image: npt.NDArray[np.uint8]) -> Any:
     height, width = image.shape[:2]
     return messages.make(
