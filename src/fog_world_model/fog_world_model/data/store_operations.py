@@ -44,7 +44,7 @@ def check_store(path: str | os.PathLike[str], progress: Progress | None = None) 
         raise FogError(f"episode store {store}: no such folder; make one with 'fog import'")
     index, _ = read_index(store)
     damaged: list[str] = []
-    total = sum(e.length for e in index.episodes)
+    total = sum(entry.rows for entry in index.shards.values())
     done = 0
     by_shard: dict[str, list[EpisodeEntry]] = {name: [] for name in index.shards}
     for episode in index.episodes:
@@ -54,9 +54,9 @@ def check_store(path: str | os.PathLike[str], progress: Progress | None = None) 
         damage = shard.damage(entry.rows) or _disagreement(shard, entry, by_shard[name])
         if damage:
             damaged.append(f"shard {name}: {damage}")
-            done += sum(e.length for e in by_shard[name])
+            done += entry.rows
             continue
-        for episode in by_shard[name]:
+        for episode in shard.describe()[1]:  # also those that the store does not list
             try:
                 content = read_episode(shard, episode)
                 content.require_valid(index.task)
@@ -101,6 +101,8 @@ def _disagreement(shard: Shard, entry: ShardEntry, episodes: Sequence[EpisodeEnt
         return f"shard.json cannot be read: {error!r}"
     if (described.rows, described.fingerprint) != (entry.rows, entry.fingerprint):
         return "shard.json is of another shard than the index"
+    if sum(e.length for e in found) != entry.rows:
+        return "the episodes of shard.json are not as long as its arrays"
     known = {(e.start, e.length, e.hash) for e in found}
     strange = [e.source for e in episodes if (e.start, e.length, e.hash) not in known]
     return f"shard.json has no episode {strange[0]}" if strange else ""
