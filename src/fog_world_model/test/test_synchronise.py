@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fog_world_model.data.synchronise import Stream, Synchronised, synchronise
+from fog_world_model.data.clock_epochs import epochs, synchronise_epochs
+from fog_world_model.data.synchronise import Stream, Synchronised, settle, synchronise
 
 MS = 1_000_000
 PERIOD = 200 * MS
@@ -318,3 +320,96 @@ def test_invariants(recording: tuple[Any, Any, dict[str, Stream], dict[str, Any]
         if name != "image":
             assert account.received == len(streams[name].stamp_ns)
             assert account.used == len(used[name])
+
+
+@settings(max_examples=150, deadline=None)
+@given(recordings(), st.data())
+def test_kinds_of_images_never_meet(
+    recording: tuple[Any, Any, dict[str, Stream], dict[str, Any]], data: st.DataObject
+) -> None:
+    """Neither does a part of a segment hold what the segment does not."""
+    stamps, arrivals, streams, options = recording
+    count = len(stamps)
+    kinds = np.asarray(data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count)), int)
+    result = synchronise(
+        stamps, arrivals, streams, period_ns=PERIOD, image_kinds=kinds.astype(np.int64), **options
+    )
+    parts = []
+    for segment in result.segments:
+        assert len(set(kinds[segment.images].tolist())) == 1
+        first = data.draw(st.integers(0, len(segment.images) - 2))
+        last = data.draw(st.integers(first + 2, len(segment.images)))
+        part = segment.part(first, last, streams)
+        np.testing.assert_array_equal(part.images, segment.images[first:last])
+        for name, s in streams.items():
+            np.testing.assert_array_equal(part.messages[name][1:],
+                                          segment.messages[name][first + 1 : last])  # fmt: skip
+            assert (part.messages[name][0] >= 0) == s.needed_at_start
+            there = part.messages[name] >= 0
+            anchors = (arrivals if s.by_arrival else stamps)[part.images]
+            ages = (anchors - s.stamp_ns[part.messages[name]])[there] if there.any() else []
+            np.testing.assert_array_equal(part.ages_ns[name][there], ages)
+        parts.append(part)
+    settle(result.account, parts, "image")
+    for account in result.account.values():
+        assert account.received == account.used + account.superseded
+        assert min(account.used, account.superseded) >= 0
+    assert result.account["image"].used == len({int(i) for p in parts for i in p.images})
+
+
+@settings(max_examples=150, deadline=None)
+@given(recordings(), st.integers(1, 30), st.integers(1100, 5000))
+def test_clocks_that_jump_back(
+    recording: tuple[Any, Any, dict[str, Stream], dict[str, Any]], jump_at: int, back_ms: int
+) -> None:
+    """From some image on all stamps are older: no step joins what was before with what came after.
+
+    Arrivals go on, as the recorder's clock did.
+    """
+    stamps, _, streams, options = recording
+    stamps = np.sort(stamps)
+    arrivals = stamps + 5000 * MS
+    jump_at = min(jump_at, len(stamps))
+    border = arrivals[jump_at] if jump_at < len(stamps) else 2**62
+    moved = stamps - back_ms * MS * (np.arange(len(stamps)) >= jump_at)
+    moved_streams, log = {}, {}
+    for name, s in streams.items():
+        log[name] = np.sort(s.stamp_ns) + (0 if s.by_arrival else 5000 * MS)
+        shifted = np.sort(s.stamp_ns)
+        if not s.by_arrival:
+            shifted = shifted - back_ms * MS * (log[name] >= border)
+        moved_streams[name] = replace(s, stamp_ns=shifted)
+    result = synchronise_epochs(
+        moved,
+        arrivals,
+        moved_streams,
+        log,
+        image_topic="image",
+        image_kinds=np.zeros(len(moved), np.int64),
+        markers=options.pop("markers", None),
+        ends=None,
+        period_ns=PERIOD,
+        **options,
+    )
+    for segment in result.segments:
+        late = arrivals[segment.images] >= border
+        assert late.all() or not late.any()
+        for name, s in moved_streams.items():
+            index = segment.messages[name]
+            there = index >= 0
+            assert (index[1:] >= 0).all()
+            anchors = (arrivals if s.by_arrival else moved)[segment.images][there]
+            assert (s.stamp_ns[index[there]] <= anchors + s.slack_ns).all()
+            assert (anchors - s.stamp_ns[index[there]] <= s.max_age_ns).all()
+            if not s.by_arrival:
+                assert ((log[name][index[there]] >= border) == late[0]).all()
+    for name, account in result.account.items():
+        assert account.received == account.used + account.superseded
+        assert account.received == len(moved if name == "image" else moved_streams[name].stamp_ns)
+
+
+def test_epochs_by_hand() -> None:
+    """A second back is a jump; less is a message out of order; forwards is none."""
+    found = epochs(times(0, 100, 5000, 4100, 3000, 3100, 0, 900))
+    assert found.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+    assert epochs(times()).tolist() == []
