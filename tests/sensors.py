@@ -1,15 +1,19 @@
-"""Sensors for tests of the recorder: published when told to, and remembered by their stamps."""
+"""For tests of the recorder: sensors that publish when told to, and what lies in the bags."""
 
 from __future__ import annotations
 
+import json
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from processes import NodeProcess
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
@@ -18,7 +22,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_srvs.srv import Trigger
 
 from fog_bringup.base_node import message_class
+from fog_bringup.live_scene import stamp_of
 from fog_world_model.data import messages
+from fog_world_model.data.bag_reader import BagReader
 
 CAMERA, JOINTS, INFO = "/camera/image_raw", "/joint_states", "/camera/camera_info"
 IMAGE, JOINT_STATE = "sensor_msgs/msg/Image", "sensor_msgs/msg/JointState"
@@ -178,3 +184,32 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain for {what}"
         time.sleep(0.02)
+
+
+def recorder(env: Mapping[str, str], output: Path, **parameters: Any) -> NodeProcess:
+    """Start a recorder of the task reach_cube."""
+    command = [sys.executable, "-m", "fog_bringup.recorder_node", "--ros-args"]
+    given = {"min_free_mb": 1, **parameters, "output": str(output)}
+    for key, value in given.items():
+        command += ["-p", f"{key}:={json.dumps(value)}"]
+    return NodeProcess(command, env, limit_s=120)
+
+
+class Bag:
+    """What lies in a closed bag."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.messages: dict[str, list[tuple[int, bytes]]] = {}
+        with BagReader(path) as reader:
+            self.types = reader.topics
+            custom = reader.custom
+            for message in reader.messages():
+                found = self.messages.setdefault(message.topic, [])
+                found.append((message.log_ns, message.data))
+        self.account = json.loads(custom.get("fog_account", "{}"))
+        self.warnings = " | ".join(json.loads(custom.get("fog_warnings", "[]")))
+        self.episode = json.loads(custom.get("fog_episode", "{}"))
+
+    def stamps(self, topic: str) -> list[int]:
+        """Header stamps in the order of the bag."""
+        return [stamp_of(data) for _, data in self.messages.get(topic, [])]

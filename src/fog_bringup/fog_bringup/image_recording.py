@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+import contextlib
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fog_world_model.data.images import DEPTH_ENCODING, check_layout
+from fog_world_model.data.message_head import compressed_image, picture_size, raw_image
 from fog_world_model.data.messages import deserialise, make, serialise
 from fog_world_model.errors import FogError
 
@@ -38,21 +39,24 @@ def compressed_topic(topic: str) -> str:
     return f"{topic}/compressed"
 
 
-def size_of(data: bytes) -> tuple[int, int]:
-    """Width and height of a serialised sensor_msgs/msg/Image, without decoding it.
+def size_of(data: bytes, typename: str) -> tuple[int, int] | None:
+    """Width and height of a serialised image, without decoding it.
 
-    Raises:
-        FogError: The bytes are too short for an image.
+    Args:
+        data: CDR bytes.
+        typename: ``sensor_msgs/msg/Image`` or ``CompressedImage``.
+
+    Returns:
+        None for other interfaces, damaged messages and compressed images that do not tell.
     """
-    order = "<" if data[1] & 1 else ">"
-    try:
-        (length,) = struct.unpack_from(order + "I", data, 12)  # of frame_id, behind the stamp
-        at = 16 + length
-        at += -at % 4  # CDR aligns to the body, which begins at byte 4
-        height, width = struct.unpack_from(order + "II", data, at)
-    except struct.error as error:
-        raise FogError(f"{len(data)} bytes do not decode as {IMAGE}: {error}") from error
-    return int(width), int(height)
+    with contextlib.suppress(FogError):
+        if typename == IMAGE:
+            image = raw_image(data)
+            return image.width, image.height
+        if typename == COMPRESSED_IMAGE:
+            size = picture_size(compressed_image(data).data)
+            return None if size is None else (size[1], size[0])
+    return None
 
 
 def compress(data: bytes, image_format: Literal["jpeg", "png"], jpeg_quality: int = 95) -> bytes:

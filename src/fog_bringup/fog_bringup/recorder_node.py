@@ -13,8 +13,8 @@ log and in the bag's ``fog_warnings``:
 - The clock of this recorder jumps back by more than a second (a simulation began anew, the
   system's clock was set): the bag is closed, and the recording goes on in a new one, because the
   log times of one bag do not run backwards.
-- A camera that changes its resolution: the recording goes on, every size is noted with its time;
-  an episode that is imported across the change breaks there.
+- A camera that changes its resolution: the recording goes on, every size is noted with its time; an
+  episode that is imported across the change breaks there.
 - Less than ``min_free_mb`` free: nothing is started; at half of it the running bag is closed.
 - The disk is full nevertheless, or gone: the bag's part stays for ``fog bag recover``; the node
   says so and waits for the next start, whose ``output`` may be another folder. A node that was
@@ -39,6 +39,7 @@ from fog_bringup.base_node import ERROR, OK, WARN, FogNode, run
 from fog_bringup.disk_space import MEGABYTE, DiskWatch, free_bytes
 from fog_bringup.episode_outcome import mark_outcome
 from fog_bringup.image_recording import COMPRESSED_IMAGE, ImageEncoder, compressed_topic
+from fog_bringup.interface_definitions import learn_interface
 from fog_bringup.joystick_buttons import JoystickButtons
 from fog_bringup.recorder_report import RecorderReport
 from fog_bringup.recording_account import TopicAccount, irregularities
@@ -49,7 +50,6 @@ from fog_bringup.tasks import find_task
 from fog_bringup.topic_subscriptions_node import TopicSubscriptions, endpoint_of
 from fog_world_model.data.bag_metadata import qos_of
 from fog_world_model.data.bag_writer import BagWriter, task_custom_data
-from fog_world_model.data.messages import TYPESTORE
 from fog_world_model.errors import FogError
 
 _MATCH_PERIOD_S: Final = 0.25
@@ -331,13 +331,14 @@ class RecorderNode(FogNode):
             self._state.wrong_types.pop(topic, None)
         if typename not in offered:
             return
-        if typename not in TYPESTORE.types:
-            self.get_logger().error(
-                f"{topic}: {typename} is not one of the standard interfaces; it is not recorded",
-                once=True,
-            )
-            return
         if stream is None:
+            try:
+                learn_interface(typename)
+            except FogError as error:
+                self.get_logger().error(
+                    f"{topic} is not recorded: {error}", throttle_duration_sec=60.0
+                )
+                return
             stream = Stream(topic, typename, compress=self._format != "raw")
             self._intake.add(stream)
         publishers = {bytes(i.endpoint_gid) for i in infos}

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
-from fog_world_model.data.messages import TYPESTORE
 from fog_world_model.task import TaskConfig
 
 LISTED: Final = 100
@@ -29,14 +28,6 @@ _MISSING_SHARE: Final = 0.7
 """What of a period has to be made up for, so that a message was not missing but late."""
 _SLOW: Final = 0.9
 """Share of the rate that the task needs, below which a topic counts as slow."""
-
-
-def has_header(typename: str) -> bool:
-    """Whether the first field of an interface is a header; False for interfaces not known here."""
-    if typename not in TYPESTORE.types:
-        return False
-    fields = TYPESTORE.get_msgdef(typename).fields
-    return bool(fields) and tuple(fields[0][1])[:2] == (2, "std_msgs/msg/Header")
 
 
 @dataclass

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
-from fog_bringup.image_recording import IMAGE, compressed_topic, size_of
+from fog_bringup.image_recording import compressed_topic, size_of
 from fog_bringup.live_scene import stamp_of
 from fog_bringup.recording_account import TopicAccount
 from fog_bringup.recording_session import Arrival, RecordingSession
 from fog_bringup.recording_stream import Stream
-from fog_world_model.errors import FogError
 
 CLOCK: Final = "/clock"
 
@@ -180,9 +178,8 @@ class Intake:
         stamp_ns = stamp_of(data) if stream.has_header and len(data) >= 12 else None
         account = stream.account
         account.arrive(log_ns, len(data), stamp_ns, taken.publisher, taken.sequence)
-        if stream.type == IMAGE:
-            with contextlib.suppress(FogError):  # the importer says which message is damaged
-                account.resize(log_ns, *size_of(data))
+        if stream.is_image and (size := size_of(data, stream.type)) is not None:
+            account.resize(log_ns, *size)
         sent_ns = log_ns if self.clock.simulated else taken.sent_ns or log_ns
         return self._arrival(stream, data, log_ns, sent_ns)
 

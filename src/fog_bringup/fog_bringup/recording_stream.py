@@ -8,7 +8,8 @@ from typing import Final
 from rosbags.interfaces import Qos
 
 from fog_bringup.image_recording import COMPRESSED_IMAGE, IMAGE, compressed_topic
-from fog_bringup.recording_account import TopicAccount, has_header
+from fog_bringup.recording_account import TopicAccount
+from fog_world_model.data.message_head import has_header
 
 _LATCHED: Final = 100
 """Messages that are remembered of a latched topic."""
@@ -33,6 +34,7 @@ class Stream:
         self.account = TopicAccount(*self.recorded)
         self.heard = 0
         """Messages since the recorder started."""
+        self.is_image = typename in (IMAGE, COMPRESSED_IMAGE)
         self.has_header = has_header(typename)
         self.qos: list[Qos] = []
         """Profiles of its publishers."""

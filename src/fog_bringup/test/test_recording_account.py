@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from fog_bringup.recording_account import (
     LISTED,
     TopicAccount,
-    has_header,
     irregularities,
     needed_rates,
     shortcomings,
@@ -174,12 +173,6 @@ def test_image_sizes() -> None:
     assert not account.resize(2, 640, 480)
     assert account.resize(3, 320, 240)
     assert irregularities({"/c": account}) == ["/c: the image changed its size, 640x480 -> 320x240"]
-
-
-def test_types_with_a_header() -> None:
-    assert has_header("sensor_msgs/msg/JointState")
-    assert not has_header("geometry_msgs/msg/Twist")
-    assert not has_header("nobody/msg/Knows")
 
 
 def test_what_the_task_needs() -> None:
