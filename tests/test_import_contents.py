@@ -101,7 +101,7 @@ def test_a_camera_that_changes_is_a_border(change: dict[str, Any], tmp_path: Pat
                for w in report["warnings"])  # fmt: skip
 
 
-@pytest.mark.parametrize("back_ms", [1500, 2000, 60_000])
+@pytest.mark.parametrize("back_ms", [600, 1500, 2000, 60_000])
 def test_a_clock_that_jumps_back_joins_nothing(back_ms: int, tmp_path: Path) -> None:
     """The same stamps twice: sorted by stamp, frames of both would lie among each other."""
     first = Drive(9, start_ms=100_000)

@@ -23,8 +23,9 @@ from fog_world_model.data.synchronise import (
     synchronise,
 )
 
-JUMP_NS = 1_000_000_000
-"""Stamps that go back by less are messages out of order."""
+JUMP_INTERVALS = 3.5
+"""Images whose stamps go back by no more than so many usual intervals are out of order; the stamps
+of a clock that was set stay back. To take the one for the other costs an episode's border."""
 REASON = "clock jumped back"
 
 
@@ -53,7 +54,9 @@ def synchronise_epochs(
         ends: As there.
         **options: As there.
     """
-    image_epochs = epochs(image_stamp_ns)
+    intervals = np.abs(np.diff(image_stamp_ns))
+    jump_ns = JUMP_INTERVALS * float(np.median(intervals)) if len(intervals) else 0.0
+    image_epochs = epochs(image_stamp_ns, jump_ns)
     count = int(image_epochs[-1]) + 1 if len(image_epochs) else 1
     if count == 1:
         return synchronise(
@@ -69,7 +72,7 @@ def synchronise_epochs(
     first_arrivals = image_arrival_ns[np.searchsorted(image_epochs, np.arange(1, count))]
     member: dict[str, IntArray] = {}
     for topic, stream in streams.items():
-        own = epochs(stream.stamp_ns)
+        own = epochs(stream.stamp_ns, jump_ns)
         if not stream.by_arrival and len(own) and int(own[-1]) + 1 == count:
             member[topic] = own  # the same jumps: each topic shows for itself when they were
         else:
@@ -114,11 +117,19 @@ def synchronise_epochs(
     return Synchronised(segments, account, breaks)
 
 
-def epochs(stamps: IntArray) -> IntArray:
-    """``[message]``: how often the clock has jumped back before each message, in arrival order."""
+def epochs(stamps: IntArray, jump_ns: float) -> IntArray:
+    """How often the clock has jumped back before each message.
+
+    Args:
+        stamps: ``[message]`` in the order of arrival, ns.
+        jump_ns: Going back by more is a jump.
+
+    Returns:
+        ``[message]``, ascending from 0.
+    """
     jumps = np.zeros(len(stamps), np.int64)
     if len(stamps):
-        jumps[1:] = np.diff(stamps) < -JUMP_NS
+        jumps[1:] = np.diff(stamps) < -jump_ns
     return np.cumsum(jumps)
 
 
