@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import array
 import importlib
-import math
 import signal
 import sys
 import threading
@@ -13,14 +11,12 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from fog_policy.parameters_node import ParametersNode
 from fog_world_model.errors import FogError
 from fog_world_model.ros_environment import prepare
 
@@ -29,7 +25,7 @@ _WAKE_S = 0.1
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
-class FogNode(Node):
+class FogNode(ParametersNode):
     """A node whose parameters are checked and that can end itself with an error.
 
     Args:
@@ -37,87 +33,11 @@ class FogNode(Node):
     """
 
     def __init__(self, name: str) -> None:
-        # Overrides become parameters at once, so that what nobody declares afterwards can be
-        # named as unknown: a mistyped option must not be ignored.
-        super().__init__(name, automatically_declare_parameters_from_overrides=True)
-        self._unclaimed = {
-            key
-            for key in self.get_parameters_by_prefix("")
-            if key not in ("use_sim_time", "start_type_description_service")
-            and not key.startswith("qos_overrides.")
-        }
-        self._declared: list[str] = []
+        super().__init__(name)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self.done: Future[None] = Future()
         """Complete it, or :meth:`fail`, to end the node."""
-
-    def declare(
-        self,
-        name: str,
-        default: Any,
-        description: str,
-        *,
-        low: float | None = None,
-        high: float | None = None,
-        choices: Sequence[str] = (),
-        fixed: bool = True,
-    ) -> Any:
-        """Declare a parameter and return its value.
-
-        Args:
-            name: Parameter name.
-            default: Its type is the parameter's type; a whole number is accepted for a float.
-            description: One sentence, with the unit.
-            low: Smallest value allowed.
-            high: Largest value allowed.
-            choices: The strings allowed; empty: any.
-            fixed: Whether it cannot be changed while the node runs.
-
-        Raises:
-            FogError: The value given has another type or lies outside the range.
-        """
-        descriptor = ParameterDescriptor(description=description, read_only=fixed)
-        if low is not None or high is not None:
-            limits = (-math.inf if low is None else low, math.inf if high is None else high)
-            if isinstance(default, float):
-                descriptor.floating_point_range = [
-                    FloatingPointRange(from_value=float(limits[0]), to_value=float(limits[1]))
-                ]
-            else:
-                whole = [int(max(min(x, 2**62), -(2**62))) for x in limits]
-                descriptor.integer_range = [IntegerRange(from_value=whole[0], to_value=whole[1])]
-        if choices:
-            descriptor.additional_constraints = f"one of {', '.join(choices)}"
-        value = default
-        if name in self._unclaimed:
-            value = self.get_parameter(name).value
-            self.undeclare_parameter(name)
-            self._unclaimed.remove(name)
-            value = _as_type_of(default, value, f"{self.get_name()}: parameter {name}")
-        if choices and value not in choices:
-            raise FogError(
-                f"{self.get_name()}: parameter {name} must be one of {', '.join(choices)}, "
-                f"not {value!r}"
-            )
-        self._declared.append(name)
-        try:
-            self.declare_parameter(name, value, descriptor, ignore_override=True)
-        except ParameterException as error:
-            raise FogError(f"{self.get_name()}: parameter {name}: {error}") from error
-        return value
-
-    def check_parameters(self) -> None:
-        """Call once all parameters are declared.
-
-        Raises:
-            FogError: A parameter was given that this node does not have.
-        """
-        if self._unclaimed:
-            raise FogError(
-                f"{self.get_name()}: unknown parameter {', '.join(sorted(self._unclaimed))}; "
-                f"known are {', '.join(sorted(self._declared))}"
-            )
 
     def every(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call back in wall-clock time, also while simulated time stands still."""
@@ -259,14 +179,3 @@ def _report(node: FogNode | None, error: FogError) -> int:
         node.get_logger().error(str(error))
     print(f"error: {error}", file=sys.stderr, flush=True)
     return 2
-
-
-def _as_type_of(default: Any, value: Any, where: str) -> Any:
-    """Take whole numbers for floats, and arrays for lists."""
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(default, list) and isinstance(value, (list, tuple, array.array)):
-        return [_as_type_of(default[0], item, where) for item in value]
-    if type(value) is type(default):
-        return value
-    raise FogError(f"{where} must be of type {type(default).__name__}, not {value!r}")

@@ -27,7 +27,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
@@ -59,7 +59,7 @@ _SHOWN_TICKS = 500
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-class PolicyNode(ParametersNode):
+class PolicyNode(ParametersNode, LifecycleNode):
     """The node; its parameters are described where they are declared."""
 
     def __init__(self) -> None:
@@ -73,9 +73,13 @@ class PolicyNode(ParametersNode):
             "autostart", False, "Configure and activate at once, without a lifecycle manager."
         )
         period_s = self.declare(
-            "diagnostics_period_s", 1.0, "Seconds between two messages on /diagnostics.", 0.05, 10.0
+            "diagnostics_period_s",
+            1.0,
+            "Seconds between two messages on /diagnostics.",
+            low=0.05,
+            high=10.0,
         )
-        self.refuse_unknown()
+        self.check_parameters()
 
         # The node's, not the bundle's: it holds over a change of the bundle.
         self._emergency_stop = EmergencyStop()
