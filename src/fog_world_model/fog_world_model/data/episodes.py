@@ -139,8 +139,6 @@ class EpisodeStore:
         """
         self._columns: dict[str, npt.NDArray[Any]] = {}
         self.path, self.images_from = Path(path), images
-        if not self.path.exists():
-            raise FogError(f"episode store {self.path}: no such folder; make one with 'fog import'")
         self.index, self.attributes = read_index(self.path)
         self.task = self.index.task
         if task is not None:

@@ -235,7 +235,7 @@ def _is_whole(store: Path, bag: _Bag, task: TaskConfig) -> bool:
     """Whether an earlier import, finished or killed, left the shard of a bag."""
     try:
         entry, _, _, task_hash = Shard(store / "shards" / bag.shard).describe()
-    except (OSError, ValueError, KeyError, TypeError):
+    except FogError:
         return False
     same = entry.fingerprint == bag.fingerprint and task_hash == task.hash
     return same and not Shard(store / "shards" / bag.shard).damage(entry.rows)
@@ -244,12 +244,7 @@ def _is_whole(store: Path, bag: _Bag, task: TaskConfig) -> bool:
 def _described(
     store: Path, shard: str
 ) -> tuple[ShardEntry, list[EpisodeEntry], dict[str, Any], str]:
-    try:
-        return Shard(store / "shards" / shard).describe()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FogError(
-            f"episode store {store}: shard {shard}: cannot be read: {error!r}"
-        ) from error
+    return Shard(store / "shards" / shard).describe()
 
 
 def _merge(

@@ -219,12 +219,18 @@ class Shard:
         """What ``shard.json`` says: the shard, its episodes, the report, and the task's hash.
 
         Raises:
-            OSError, ValueError, KeyError, TypeError: It is missing or damaged.
+            FogError: It is missing or damaged.
         """
-        content = json.loads((self.folder / "shard.json").read_text(encoding="utf-8"))
-        entry = ShardEntry(content["rows"], content["fingerprint"], content["bag"])
-        episodes = [EpisodeEntry(**e) for e in content["episodes"]]
-        return entry, episodes, content["report"], content["task_hash"]
+        try:
+            content = json.loads((self.folder / "shard.json").read_text(encoding="utf-8"))
+            entry = ShardEntry(content["rows"], content["fingerprint"], content["bag"])
+            episodes = [EpisodeEntry(**e) for e in content["episodes"]]
+            return entry, episodes, content["report"], content["task_hash"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FogError(
+                f"episode store {self.folder.parent.parent}: shard {self.folder.name}: shard.json "
+                f"cannot be read ({error!r}); make the store again with 'fog import'"
+            ) from error
 
     def array(self, name: str) -> Any:
         """One of the arrays, opened once; see :class:`fog_world_model.data.episode.Episode`."""

@@ -142,6 +142,8 @@ def read_index(folder: Path) -> tuple[StoreIndex, dict[str, Any]]:
         FogError: It is missing, damaged, of another format, or contradicts itself.
     """
     path, where = folder / "index.json", f"episode store {folder}"
+    if not folder.exists():
+        raise FogError(f"{where}: no such folder; make one with 'fog import'")
     if not path.exists():
         if (folder / "shards").is_dir():
             raise FogError(

@@ -40,8 +40,6 @@ def check_store(path: str | os.PathLike[str], progress: Progress | None = None) 
         FogError: Something is missing or damaged; the message lists the shards and episodes.
     """
     store = Path(path)
-    if not store.exists():
-        raise FogError(f"episode store {store}: no such folder; make one with 'fog import'")
     index, _ = read_index(store)
     damaged: list[str] = []
     total = sum(entry.rows for entry in index.shards.values())
@@ -97,8 +95,8 @@ def _disagreement(shard: Shard, entry: ShardEntry, episodes: Sequence[EpisodeEnt
     """In what a shard's own description and the index differ; empty: in nothing."""
     try:
         described, found, _, _ = shard.describe()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"shard.json cannot be read: {error!r}"
+    except FogError as error:
+        return str(error)
     if (described.rows, described.fingerprint) != (entry.rows, entry.fingerprint):
         return "shard.json is of another shard than the index"
     if sum(e.length for e in found) != entry.rows:
@@ -223,10 +221,7 @@ def split_store(
 
 def _content(store: Path, name: str, entry: ShardEntry) -> str:
     """What tells shards of different stores apart."""
-    try:
-        _, episodes, _, _ = Shard(store / "shards" / name).describe()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FogError(f"episode store {store}: shard {name}: cannot be read: {error!r}") from error
+    _, episodes, _, _ = Shard(store / "shards" / name).describe()
     return " ".join([entry.fingerprint, str(entry.rows), *(e.hash for e in episodes)])
 
 
