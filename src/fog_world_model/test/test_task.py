@@ -195,3 +195,20 @@ def test_another_task_is_refused_with_the_difference(
     assert other.hash[:12] in message
     assert tiny_task.hash[:12] in message
     assert "image.width" not in message
+
+
+def test_a_labeller_names_the_odometry_that_is_recorded(content: Content) -> None:
+    for topic in ("reward", "end"):
+        content.pop(topic)
+    content["labeller"] = {"name": "any", "odometry_topic": "/legs/odom", "options": {"a": 1}}
+    task = task_from_dict(content)
+    assert task.topics()["/legs/odom"] == "nav_msgs/msg/Odometry"
+    assert task.labeller is not None and task.labeller.options == {"a": 1.0}
+    content["labeller"]["odometry_topic"] = "/cmd_vel"
+    with pytest.raises(FogError, match="odometry_topic /cmd_vel is also listed, with another type"):
+        task_from_dict(content)
+    content["labeller"]["odometry_topic"] = "/odom"  # of which it takes other fields as well
+    assert task_from_dict(content).topics()["/odom"] == "nav_msgs/msg/Odometry"
+    content["reward"] = {"topic": "/r", "type": "std_msgs/msg/Float32", "fields": ["data"]}
+    with pytest.raises(FogError, match="labeller and the topics reward and end exclude"):
+        task_from_dict(content)

@@ -25,8 +25,21 @@ FACES = ("+x", "+y", "-x", "-y", "+z", "-z")
 """Sides of a box by their outward normal."""
 _AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 DEFAULT_DICTIONARY = "4X4_250"
-DICTIONARIES = tuple(sorted(n[len("DICT_") :] for n in dir(cv2.aruco) if n.startswith("DICT_")))
-"""Names of the dictionaries that OpenCV knows, such as ``4X4_50`` and ``APRILTAG_36h11``."""
+
+
+def dictionaries() -> tuple[str, ...]:
+    """Names of the dictionaries that OpenCV knows, such as ``4X4_50`` and ``APRILTAG_36h11``.
+
+    Raises:
+        FogError: OpenCV is too old.
+    """
+    # Not at the import of this module: scenes without markers do without.
+    if not hasattr(getattr(cv2, "aruco", None), "ArucoDetector"):
+        raise FogError(
+            f"fiducial markers need OpenCV 4.7 or later with its aruco module; this is "
+            f"{cv2.__version__}: pip install opencv-python"
+        )
+    return tuple(sorted(n[len("DICT_") :] for n in dir(cv2.aruco) if n.startswith("DICT_")))
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ class MarkerLayout:
     """Sizes and identifiers of all markers of the push_cube scene."""
 
     dictionary: str = DEFAULT_DICTIONARY
-    """One of :data:`DICTIONARIES`."""
+    """One of :func:`dictionaries`."""
     cube_size_m: float = 0.30
     cube_marker_m: float = 0.15
     """The marker in the middle of a face."""
@@ -92,10 +105,11 @@ class MarkerLayout:
             FogError: No such dictionary, too few identifiers in it, identifiers used twice, or a
                 marker that leaves no white border on its face.
         """
-        if self.dictionary not in DICTIONARIES:
+        known = dictionaries()
+        if self.dictionary not in known:
             raise FogError(
                 f"labeller.dictionary: OpenCV has no markers {self.dictionary!r}; known are "
-                f"{', '.join(DICTIONARIES)}"
+                f"{', '.join(known)}"
             )
         if self.cube_ring < 3:
             raise FogError("labeller.options.cube_ring must be at least 3")
