@@ -76,7 +76,7 @@ class Play:
                 import webbrowser
 
                 webbrowser.open(url)
-            server.serve(app, listener)
+            server.serve(app, listener, idle_timeout_s=idle_s)
         return 0
 
     def _world(self) -> PlayedWorld:

@@ -41,7 +41,7 @@ class FieldControl:
 
 _LABELS = {
     "linear.x": "forwards",
-    "linear.y": "left",
+    "linear.y": "to the left",
     "linear.z": "up",
     "angular.x": "roll",
     "angular.y": "pitch",

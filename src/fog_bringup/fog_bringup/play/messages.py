@@ -26,6 +26,9 @@ from fog_bringup.play.controls import field_controls
 from fog_bringup.play.world import Image, PlayedContext, PlayedStep, PlayedWorld
 from fog_world_model.task import TaskConfig
 
+MOST_EPISODES = 1000
+"""Episodes that the page offers, held-out ones first: more make a list that nobody reads."""
+
 
 def pixels(image: Image) -> str:
     """RGB bytes in base64, row after row."""
@@ -50,7 +53,7 @@ def hello(
         "controls": [dataclasses.asdict(c) for c in field_controls(task.action)],
         "episodes": [
             {"index": c.index, "rows": c.rows, "held_out": c.held_out, "outcome": c.outcome}
-            for c in world.choices
+            for c in sorted(world.choices, key=lambda c: not c.held_out)[:MOST_EPISODES]
         ],
         "device": str(world.device),
         "idle_timeout_s": idle_timeout_s,

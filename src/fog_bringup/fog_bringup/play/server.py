@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import socket
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -119,9 +120,11 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         FogError: There is no such address here, or the port is taken or not allowed.
     """
+    if not 0 <= port <= 65535:  # the resolver would take the remainder
+        raise FogError(f"--port {port}: expected 0 to 65535")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise FogError(f"--host {host}: not a name or address of this machine ({error})") from error
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
@@ -139,13 +142,10 @@ def listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EACCES:
             raise FogError(f"--port {port}: not allowed; choose one from 1024 on") from error
         raise FogError(f"--host {host}: cannot be bound ({error.strerror})") from error
-    except OverflowError as error:
-        listener.close()
-        raise FogError(f"--port {port}: expected 0 to 65535") from error
     return listener
 
 
-def serve(app: FastAPI, listener: socket.socket) -> None:
+def serve(app: FastAPI, listener: socket.socket, *, idle_timeout_s: float = 300.0) -> None:
     """Answer until SIGINT or SIGTERM, then close what is open.
 
     Raises:
@@ -160,6 +160,8 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
         ws_ping_interval=5.0,
         ws_ping_timeout=5.0,
         ws_max_size=1 << 16,
+        # A program may think between two steps; its connection is kept as long as its seat.
+        timeout_keep_alive=math.ceil(idle_timeout_s) + 5,
         timeout_graceful_shutdown=3,
     )
     uvicorn.Server(config).run(sockets=[listener])

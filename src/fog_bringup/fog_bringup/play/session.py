@@ -55,9 +55,10 @@ class Session:
         idle = self._seat.idle_timeout_s
         await self._send(messages.hello(self._world, self._visitor.token, idle, self._notes))
         await self._reset({"episode": self._world.first_choice().index, "seed": 0})
-        tasks = [
-            asyncio.create_task(work)
-            for work in (self._listen(), self._go_on(), self._visitor.ended.wait())
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(self._listen()),
+            asyncio.create_task(self._go_on()),
+            asyncio.create_task(self._visitor.ended.wait()),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -67,10 +68,11 @@ class Session:
         finally:
             for task in tasks:
                 task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
-                raise result
+            await asyncio.wait(tasks)
+        for task in tasks:
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not isinstance(error, WebSocketDisconnect):
+                raise error
 
     async def _send(self, message: dict[str, Any]) -> None:
         # Gone is gone: _listen() hears of it too.

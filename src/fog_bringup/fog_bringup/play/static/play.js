@@ -4,6 +4,7 @@ import { Controls, keyName } from "./controls.js";
 import { actionBars, byId, chart, paint, showAction, write } from "./view.js";
 
 const RETRY_MS = 3000;
+const FIRST_RETRY_MS = 500; // where this page was loaded again, its old connection is about to close
 let socket = null;
 let hello = null;
 let started = null;
@@ -136,7 +137,7 @@ function receive(message) {
     error: () => say(message.text, true),
     taken: () => {
       away("taken", "The world is taken", `${message.text} This page waits for it.`, "Try again");
-      retry = setTimeout(waitUntilFree, RETRY_MS);
+      retry = setTimeout(waitUntilFree, FIRST_RETRY_MS);
     },
     idle: () => away(
       "idle", "You have been away",
@@ -192,7 +193,7 @@ function onContext(message) {
     return canvas;
   }));
   byId("context-caption").textContent =
-    `Recorded context: episode ${message.episode} from step ${message.row}, seed ${message.seed}`;
+    `Recorded context: episode ${message.episode} from step ${message.row}, seed of the noise ${message.seed}`;
   byId("episode").value = message.episode;
   byId("row").value = message.row;
   byId("row").max = rowsOf(message.episode) - hello.context_frames;
@@ -232,10 +233,10 @@ function onStep(message) {
   const period = 1000 / hz;
   const fits = message.milliseconds <= period;
   write("time", `${message.milliseconds.toFixed(0)} ms`, `of ${period.toFixed(0)} ms`, fits ? "" : "no");
-  if (message.rate_hz === null) write("rate", "–");
-  else {
+  if (message.rate_hz !== null) {
     const keeps = message.rate_hz >= 0.95 * hz;
-    write("rate", `${message.rate_hz.toFixed(1)} of ${hz} Hz`, keeps ? "✓ keeps up" : "✗ too slow", keeps ? "yes" : "no");
+    byId("rate-name").textContent = keeps ? "Rate: keeps up" : "Rate: too slow";
+    write("rate", `${keeps ? "✓" : "✗"} ${message.rate_hz.toFixed(1)} of ${hz} Hz`, "", keeps ? "yes" : "no");
   }
   showAction(hello.controls, message.command);
   // Long plays: the last 300 steps.
@@ -247,7 +248,7 @@ function onMode(message) {
   mode = message.mode;
   const texts = {
     driving: "Driving",
-    replaying: "Replaying the recorded actions; drive to take over",
+    replaying: "Replaying; drive to take over",
     stopped: "Stopped; drive or press Go",
   };
   byId("mode").textContent = "";
@@ -297,4 +298,8 @@ for (const [id, action] of Object.entries(clicks)) {
 }
 byId("episode").addEventListener("change", () => { byId("row").value = 0; chosen(); });
 byId("row").addEventListener("change", chosen);
+// Nobody watches: time is held.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden && mode !== "stopped") send("stop");
+});
 connect();

@@ -41,7 +41,8 @@ export function chart(series) {
   const all = Object.values(series).flat().filter(Number.isFinite);
   const low = Math.min(0, ...all), high = Math.max(0, ...all);
   const span = high - low || 1;
-  const longest = Math.max(20, ...Object.values(series).map((s) => s.length));
+  const most = Math.max(0, ...Object.values(series).map((s) => s.length));
+  const longest = Math.max(20, most);
   const y = (value) => (84 - (78 * (value - low)) / span).toFixed(1);
   const add = (name, attributes) => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -54,7 +55,7 @@ export function chart(series) {
     add("polyline", { class: kind, points: points.join(" ") });
   }
   byId("chart-low").textContent = all.length ? `${low.toFixed(2)} to ${high.toFixed(2)}` : "";
-  byId("chart-high").textContent = all.length ? `last ${longest} steps` : "";
+  byId("chart-high").textContent = all.length ? `${most} step${most === 1 ? "" : "s"}` : "";
 }
 
 /** A bar and a number for each field of the action. */

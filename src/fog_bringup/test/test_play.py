@@ -1,0 +1,521 @@
+"""Playing a learned world, without a browser: controls, seat, doors, world, video, messages."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from starlette.responses import PlainTextResponse
+from starlette.websockets import WebSocketDisconnect
+
+from fog_bringup.play.controls import action_of, field_controls
+from fog_bringup.play.find_store import find_store
+from fog_bringup.play.guard import Guard
+from fog_bringup.play.seat import Seat, SeatTakenError
+from fog_bringup.play.server import listen, make_app
+from fog_bringup.play.video import encode_video, film_frames
+from fog_bringup.play.world import PlayedWorld
+from fog_bringup.store_export_mp4 import psnr_db, read_video
+from fog_world_model.data.episodes import EpisodeStore
+from fog_world_model.data.windows import WindowSampler, to_uint8_image
+from fog_world_model.errors import FogError
+from fog_world_model.global_model.global_model import GlobalModel, preset
+from fog_world_model.task import ActionConfig, TaskConfig, task_from_dict
+from fog_world_model.training.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+
+HERE, PAGE = "http://127.0.0.1:8710", "ws://127.0.0.1:8710/play"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Such a small model is faster without the other processor."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model(store: EpisodeStore) -> GlobalModel:
+    """Untrained, with random weights everywhere: a new model predicts no change at all."""
+    torch.manual_seed(0)
+    task = store.task
+    model = GlobalModel(
+        preset(
+            "tiny",
+            height=task.image.height,
+            width=task.image.width,
+            action_size=task.action_size,
+            proprioception_size=task.proprioception_size,
+        )
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    _end_logit(model).fill_(-20.0)  # it never ends by itself
+    return model.eval().requires_grad_(False)
+
+
+def _end_logit(model: GlobalModel) -> torch.Tensor:
+    last = model.outcome.heads[-1]
+    assert isinstance(last, torch.nn.Linear)
+    return last.bias.data[model.config.outcome.bins]
+
+
+@pytest.fixture
+def world(model: GlobalModel, store: EpisodeStore) -> PlayedWorld:
+    return PlayedWorld(model, store)
+
+
+@pytest.fixture
+def client(world: PlayedWorld) -> Iterator[TestClient]:
+    with TestClient(make_app(world), base_url=HERE) as client:
+        yield client
+
+
+def _action(fields: tuple[str, ...], low: tuple[float, ...], high: tuple[float, ...]) -> Any:
+    return ActionConfig("/cmd_vel", "geometry_msgs/msg/Twist", fields, low, high)
+
+
+def test_full_deflection_is_the_bound_of_its_side() -> None:
+    action = _action(("a", "b"), (-1.0, 0.5), (3.0, 2.5))
+    # a: 0 lies a quarter of the way from -1 to 3. b: 0 is out of bounds, 0.5 is nearest.
+    np.testing.assert_allclose(action_of([0.0, 0.0], action), [-0.5, -1.0])
+    np.testing.assert_allclose(action_of([1.0, 1.0], action), [1.0, 1.0])
+    np.testing.assert_allclose(action_of([-1.0, -1.0], action), [-1.0, -1.0])
+    np.testing.assert_allclose(action_of([0.5, 9.0], action), [0.25, 1.0])  # 1.5 of [-1, 3]
+    for nonsense in ([0.0], [0.0, float("nan")], [0.0, 0.0, 0.0]):
+        with pytest.raises(ValueError, match="2 finite numbers"):
+            action_of(nonsense, action)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("linear.x", "linear.y", "angular.z"),
+        ("linear.x", "linear.y"),
+        ("linear.x", "angular.z"),
+        tuple(f"data[{i}]" for i in range(12)),
+    ],
+)
+def test_no_key_and_no_axis_moves_two_fields(fields: tuple[str, ...]) -> None:
+    n = len(fields)
+    controls = field_controls(_action(fields, (-1.0,) * n, (1.0,) * n))
+    assert [c.field for c in controls] == list(fields)
+    keys = [key for c in controls for key in (*c.up, *c.down)]
+    assert len(keys) == len(set(keys))
+    # Those of the page itself.
+    assert not {"Space", "Period", "KeyB", "KeyN", "KeyP", "KeyV"} & set(keys)
+    assert len({(c.pad, c.axis) for c in controls}) == n
+    assert all(c.up and c.down for c in controls[:9])
+
+
+def test_left_and_up_are_where_the_eye_expects_them() -> None:
+    base = field_controls(_action(("linear.x", "angular.z"), (-1, -1), (1, 1)))
+    assert "KeyA" in base[1].up and base[1].sign == -1  # REP-103: a turn to the left is positive
+    table = field_controls(_action(("linear.x", "linear.y"), (-1, -1), (1, 1)))
+    assert "ArrowRight" in table[0].up and "ArrowUp" in table[1].up
+    assert [(c.axis, c.sign) for c in table] == [("x", 1), ("y", 1)]
+
+
+def test_one_visitor_at_a_time_and_idle_ones_lose_the_seat() -> None:
+    now = 100.0
+    seat = Seat(30.0, clock=lambda: now)
+    first = seat.take("person")
+    now = 120.0
+    with pytest.raises(SeatTakenError, match=r"A person .* for 20 s and last .* 20 s ago"):
+        seat.take("program")
+    assert seat.of(first.token) is first and seat.of("guessed") is None
+    seat.touch(first)
+    now = 150.0
+    assert seat.visitor is first  # exactly the limit
+    now = 150.1
+    second = seat.take("program")
+    assert first.ended.is_set() and seat.of(first.token) is None
+    seat.leave(first)  # too late: the seat is another's
+    assert seat.visitor is second
+    seat.leave(second)
+    assert seat.visitor is None
+
+
+@pytest.mark.parametrize(
+    ("public", "host", "origin", "status"),
+    [
+        (False, "127.0.0.1:8710", None, 200),
+        (False, "localhost:8710", "http://localhost:8710", 200),
+        (False, "[::1]:8710", "http://[::1]:8710", 200),
+        (False, "lab-pc:8710", None, 200),
+        (False, "evil.example:8710", None, 400),  # a name that was rebound to 127.0.0.1
+        (False, "evil.example:8710", "http://evil.example:8710", 400),
+        (False, "192.168.1.7:8710", None, 400),
+        (False, "", None, 400),
+        (False, "127.0.0.1:8710", "http://evil.example", 403),
+        (False, "127.0.0.1:8710", "http://127.0.0.1:3000", 403),  # another program's page
+        (False, "127.0.0.1:8710", "http://localhost:8710", 403),
+        (False, "127.0.0.1:8710", "null", 403),
+        (True, "192.168.1.7:8710", "http://192.168.1.7:8710", 200),
+        (True, "evil.example:8710", None, 400),
+    ],
+)
+def test_strangers_are_refused(public: bool, host: str, origin: str | None, status: int) -> None:
+    app = Guard(PlainTextResponse("in"), names=["lab-pc"], public=public)
+    headers = {"host": host} | ({} if origin is None else {"origin": origin})
+    response = TestClient(app).get("/", headers=headers)
+    assert response.status_code == status
+    assert (response.text == "in") == (status == 200)
+    if status == 200:
+        assert "default-src 'self'" in response.headers["content-security-policy"]
+
+
+def test_a_foreign_page_gets_no_socket_and_leaves_the_world_free(client: TestClient) -> None:
+    for headers in ({"origin": "http://evil.example"}, {"host": "evil.example:8710"}):
+        with (
+            pytest.raises(WebSocketDisconnect) as refused,
+            client.websocket_connect(PAGE, headers=headers),
+        ):
+            pass
+        assert refused.value.code == 1008
+    answer = client.post("/api/env", json={}, headers={"origin": "http://evil.example"})
+    assert answer.status_code == 403
+    assert client.get("/api/status").json()["taken"] is False
+    with client.websocket_connect(PAGE, headers={"origin": HERE}) as page:
+        assert page.receive_json()["type"] == "hello"
+
+
+def test_everything_on_the_page_is_its_own(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    for name in ("index.html", "play.css", "play.js", "controls.js", "view.js", "icon.svg"):
+        text = client.get(f"/{name}").text
+        elsewhere = text.replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in elsewhere and "https://" not in elsewhere, name
+    for hidden in ("/docs", "/redoc", "/openapi.json", "/../server.py", "/%2e%2e/server.py"):
+        assert client.get(hidden).status_code == 404, hidden
+
+
+def test_a_replay_is_the_model_on_the_recorded_window(
+    world: PlayedWorld, model: GlobalModel, store: EpisodeStore
+) -> None:
+    length, row, seed = model.context_frames, 2, 7
+    episode = int(np.argmax(store.lengths))
+    context = world.start(episode, row, seed)
+    assert context.recorded_steps == store.lengths[episode] - row - length
+    steps = []
+    while (step := world.replay_step()) is not None:
+        steps.append(step)
+    assert len(steps) == context.recorded_steps
+
+    split = "validation" if store.episodes[episode].held_out else "training"
+    sampler = WindowSampler(store, length=int(store.lengths[episode]) - row, split=split)
+    window = sampler.at(np.array([store.starts[episode] + row]))
+    state = model.start(type(window)(*(getattr(window, k)[:, :length] for k in vars(window))))
+    generator = torch.Generator().manual_seed(seed)
+    for t, step in enumerate(steps):
+        state, outcome = model.step(state, window.action[:, length - 1 + t], generator)
+        ends = torch.rand(1, generator=generator)[0] < outcome.end_probability[0]
+        np.testing.assert_array_equal(step.image, to_uint8_image(state.frames[0, -1]))
+        assert step.reward == float(outcome.reward[0]) and step.end == bool(ends)
+        assert step.recorded_image is not None and step.psnr_db is not None
+        np.testing.assert_array_equal(
+            step.recorded_image, to_uint8_image(window.image[0, length + t])
+        )
+        assert step.recorded_reward == pytest.approx(float(window.reward[0, length - 1 + t]))
+        assert step.psnr_db == pytest.approx(psnr_db(step.image, step.recorded_image))
+
+
+def test_beginning_again_gives_the_same_world(world: PlayedWorld) -> None:
+    world.start(world.choices[1].index, 1, seed=3)
+    actions = np.random.default_rng(0).uniform(-1, 1, (4, 2)).astype(np.float32)
+    first = [world.step(a).image for a in actions]
+    world.again()
+    np.testing.assert_array_equal(first, [world.step(a).image for a in actions])
+    world.again()
+    other = [world.step(-a).image for a in actions]
+    assert (np.stack(first) != np.stack(other)).any()
+    world.start(world.choices[1].index, 1, seed=4)
+    assert (np.stack(first) != np.stack([world.step(a).image for a in actions])).any()
+
+
+def test_a_start_that_does_not_exist_is_named(world: PlayedWorld, model: GlobalModel) -> None:
+    choice = world.choices[0]
+    last = choice.rows - model.context_frames
+    assert world.start(choice.index, last).recorded_steps == 0
+    assert world.replay_step() is None
+    with pytest.raises(ValueError, match=f"from 0 to {last}"):
+        world.start(choice.index, last + 1)
+    with pytest.raises(ValueError, match="no episode 99"):
+        world.start(99)
+
+
+def test_a_store_of_short_episodes_is_refused(
+    model: GlobalModel, store_of: Any, tmp_path: Path
+) -> None:
+    short = store_of(tmp_path / "short", (2, 2, 2))
+    with pytest.raises(FogError, match=r"no episode is longer than .* \(the longest has 2\)"):
+        PlayedWorld(model, short)
+
+
+def test_the_video_shows_what_was_played(
+    world: PlayedWorld, store: EpisodeStore, tmp_path: Path
+) -> None:
+    world.start(world.choices[0].index)
+    replayed = [world.replay_step(), world.replay_step()]
+    world.step(np.zeros(2, np.float32))
+    context, steps = world.film()
+    frames = list(film_frames(store.task, context, steps))
+    assert len(frames) == len(context.images) + 3
+    path = tmp_path / "play.mp4"
+    path.write_bytes(encode_video(store.task, context, steps))
+    decoded = read_video(path)
+    assert decoded.shape == (len(frames), *frames[0].shape)
+    # 24 x 32 pixels become 336 x 448; the recorded picture on the left, the imagined on the right.
+    assert replayed[1] is not None and replayed[1].recorded_image is not None
+    shown = decoded[len(context.images) + 1, :336]
+    for picture, left in ((replayed[1].recorded_image, 0), (replayed[1].image, 448 + 8)):
+        small = shown[:, left : left + 448].reshape(24, 14, 32, 14, 3).mean((1, 3))
+        assert psnr_db(small.round().astype(np.uint8), picture) > 30
+    assert decoded[-1, :336, :448].mean() < 20  # driven, so there is nothing beside it
+
+
+def _receive(page: Any) -> dict[str, Any]:
+    """The next message; the test client itself would wait for ever."""
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(page.receive_json)
+        if not wait([answer], timeout=30.0).done:
+            page.close()  # ends the thread
+            raise AssertionError("nothing came within 30 s")
+        message: dict[str, Any] = answer.result()
+        return message
+
+
+def _next(page: Any, kind: str) -> dict[str, Any]:
+    """The next message of a type; steps on the way are confirmed."""
+    while True:
+        message = _receive(page)
+        if message["type"] == "step":
+            page.send_json({"type": "shown", "step": message["step"]})
+        if message["type"] == kind:
+            return message
+
+
+def _picture(text: str) -> np.ndarray[Any, Any]:
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(24, 32, 3)
+
+
+def test_a_person_drives_and_resets(client: TestClient, store: EpisodeStore) -> None:
+    with client.websocket_connect(PAGE) as page:
+        hello = _next(page, "hello")
+        assert hello["task"] == "made_up" and len(hello["episodes"]) == len(store.episodes)
+        assert hello["episodes"][0]["held_out"]
+        context = _next(page, "context")
+        recorded = store.episode(context["episode"]).image
+        np.testing.assert_array_equal(_picture(context["images"][0]), recorded[0])
+        assert _next(page, "mode")["mode"] == "stopped"
+
+        page.send_json({"type": "drive", "deflection": [1.0, -0.5], "input": True})
+        page.send_json({"type": "run"})
+        assert _next(page, "mode")["mode"] == "driving"
+        step = _next(page, "step")
+        # The bounds are [-1, 1] and [0, 4]: nothing is below 0.
+        assert step["step"] == 1 and step["command"] == pytest.approx([1.0, 0.0])
+        assert _picture(step["image"]).shape == (24, 32, 3)
+        assert [_next(page, "step")["step"] for _ in range(3)] == [2, 3, 4]
+        page.send_json({"type": "stop"})
+        assert _next(page, "mode")["mode"] == "stopped"
+        page.send_json({"type": "once"})
+        assert _next(page, "step")["step"] > 4
+
+        page.send_json({"type": "reset", "episode": 3, "row": 2, "seed": 5})
+        again = _next(page, "context")
+        assert (again["episode"], again["row"], again["seed"]) == (3, 2, 5)
+        np.testing.assert_array_equal(
+            _picture(again["images"][-1]), store.episode(3).image[2 + len(again["images"]) - 1]
+        )
+
+
+def test_time_is_held_where_the_world_ends(client: TestClient, model: GlobalModel) -> None:
+    _end_logit(model).fill_(20.0)
+    try:
+        with client.websocket_connect(PAGE) as page:
+            page.send_json({"type": "run"})
+            step = _next(page, "step")
+            assert step["end"] and step["end_probability"] > 0.999
+            assert "ends here" in _next(page, "mode")["why"]
+            page.send_json({"type": "run"})  # to see what comes after
+            assert _next(page, "step")["step"] == 2
+    finally:
+        _end_logit(model).fill_(-20.0)
+
+
+def test_the_page_is_told_what_it_got_wrong(client: TestClient) -> None:
+    with client.websocket_connect(PAGE) as page:
+        for text in ("nonsense", "[]", '{"type": "fly"}', '{"type": "drive", "deflection": [1]}',
+                     '{"type": "reset", "episode": 77}', '{"type": "drive"}'):  # fmt: skip
+            page.send_text(text)
+            assert "not understood" in _next(page, "error")["text"], text
+        page.send_json({"type": "once"})
+        assert _next(page, "step")["step"] == 1
+
+
+def test_a_page_that_shows_nothing_holds_the_world(client: TestClient) -> None:
+    with client.websocket_connect(PAGE) as page:
+        page.send_json({"type": "run"})
+        while _receive(page)["type"] != "step":
+            pass
+        assert _receive(page)["step"] == 2
+        time.sleep(1.0)  # five more would be due
+        page.send_json({"type": "stop"})
+        assert _receive(page)["type"] == "mode"
+
+
+def test_a_replay_ends_where_the_recording_does_and_can_be_taken_over(client: TestClient) -> None:
+    with client.websocket_connect(PAGE) as page:
+        page.send_json({"type": "reset", "episode": 2, "row": 0, "seed": 0})
+        _next(page, "context")
+        recorded = _next(page, "context")["recorded_steps"]
+        assert _next(page, "mode")["mode"] == "stopped"
+        page.send_json({"type": "replay"})
+        assert _next(page, "mode")["mode"] == "replaying"
+        steps = [_next(page, "step") for _ in range(recorded)]
+        assert all(s["recorded_image"] and s["psnr_db"] > 0 for s in steps)
+        # The made-up episodes end with an end.
+        assert "ends here" in _next(page, "mode")["why"]
+        page.send_json({"type": "replay"})
+        _next(page, "step")
+        page.send_json({"type": "drive", "deflection": [0.5, 0.5], "input": True})
+        assert _next(page, "mode")["mode"] == "driving"
+        assert _next(page, "step")["recorded_image"] is None
+
+
+def test_the_world_is_taken_until_the_first_visitor_leaves(client: TestClient) -> None:
+    with client.websocket_connect(PAGE) as first:
+        _next(first, "hello")
+        with client.websocket_connect(PAGE) as second:
+            assert "A person has had this world" in second.receive_json()["text"]
+            with pytest.raises(WebSocketDisconnect) as ended:
+                second.receive_json()
+            assert ended.value.code == 4001
+        program = client.post("/api/env", json={})
+        assert program.status_code == 409 and "A person" in program.json()["detail"]
+    with client.websocket_connect(PAGE) as third:
+        assert third.receive_json()["type"] == "hello"
+
+
+def test_a_visitor_who_does_nothing_is_sent_away(world: PlayedWorld) -> None:
+    with TestClient(make_app(world, idle_timeout_s=0.5), base_url=HERE) as client:
+        with client.websocket_connect(PAGE) as page:
+            page.send_json({"type": "run"})
+            # That time goes on, and is watched, is not something that they do.
+            assert _next(page, "idle")["seconds"] == 0.5
+            with pytest.raises(WebSocketDisconnect):
+                page.receive_json()
+        opened = client.post("/api/env", json={}).json()
+        time.sleep(0.7)
+        headers = {"Authorization": f"Bearer {opened['token']}"}
+        late = client.post("/api/env/reset", json={}, headers=headers)
+        assert late.status_code == 401 and "loses it" in late.json()["detail"]
+        assert client.post("/api/env", json={}).status_code == 200
+
+
+def test_only_who_plays_can_save_the_video(client: TestClient, tmp_path: Path) -> None:
+    assert client.get("/play/video").status_code == 401
+    with client.websocket_connect(PAGE) as page:
+        token = _next(page, "hello")["token"]
+        context = _next(page, "context")
+        page.send_json({"type": "once"})
+        _next(page, "step")
+        assert client.get("/play/video", headers={"Authorization": "Bearer x"}).status_code == 401
+        answer = client.get("/play/video", headers={"Authorization": f"Bearer {token}"})
+        assert answer.headers["content-type"] == "video/mp4"
+        path = tmp_path / "play.mp4"
+        path.write_bytes(answer.content)
+        assert len(read_video(path)) == len(context["images"]) + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        ("/api/env/step", {"action": [0.0, 0.0]}, 422, "reset the environment"),
+        ("/api/env/step", {"action": [0.0]}, 422, None),
+        ("/api/env/reset", {"seed": -1}, 422, None),
+        ("/api/env/reset", {"seed": 3}, 200, None),
+        ("/api/env/step", {"action": [0.0, 1.5]}, 422, r"2 numbers in [-1, 1]"),
+        ("/api/env/step", {"action": [0.0, 1.0]}, 200, None),
+    ],
+)
+def test_a_program_is_told_what_it_got_wrong(
+    client: TestClient, path: str, body: dict[str, Any], status: int, says: str | None
+) -> None:
+    token = client.post("/api/env", json={"split": "training"}).json()["token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    if (says is not None and "numbers" in says) or (path.endswith("step") and status == 200):
+        client.post("/api/env/reset", json={}, headers=headers)
+    answer = client.post(path, json=body, headers=headers)
+    assert answer.status_code == status
+    if says is not None:
+        assert says in answer.json()["detail"]
+    assert client.post(path, json=body).status_code in (401, 422)
+
+
+def _checkpoint(path: Path, task: TaskConfig, data_hash: str) -> Checkpoint:
+    size = task.proprioception_size
+    manifest = {
+        "kind": "global",
+        "task": task.to_dict(),
+        "task_hash": task.hash,
+        "data_hash": data_hash,
+        "normalisation": {"mean": [0.0] * size, "std": [2.0] * size},
+    }
+    save_checkpoint(path, {}, manifest)
+    return open_checkpoint(path, "global")
+
+
+def test_the_store_is_found_near_the_checkpoint(store_of: Any, tmp_path: Path) -> None:
+    task = store_of(tmp_path / "elsewhere" / "deep" / "down" / "s").task
+    checkpoint = _checkpoint(tmp_path / "lab" / "models" / "global", task, "unknown")
+    with pytest.raises(FogError, match=r"--store is needed: near .* no episode store of task"):
+        find_store(checkpoint, None)
+    first = store_of(tmp_path / "lab" / "store" / "first")
+    found = find_store(checkpoint, None)
+    assert found.path == first.path
+    # As the model was trained, whatever this store's own statistics are.
+    np.testing.assert_array_equal(found.normalisation.std, [2.0, 2.0, 2.0])
+    second = store_of(tmp_path / "lab" / "store" / "second", (9, 8, 7))
+    with pytest.raises(FogError, match="more than one fits") as error:
+        find_store(checkpoint, None)
+    assert str(first.path) in str(error.value) and str(second.path) in str(error.value)
+    trained = _checkpoint(tmp_path / "lab" / "models" / "of_second", task, second.data_hash)
+    assert find_store(trained, None).path == second.path
+    assert find_store(trained, first.path).path == first.path
+
+
+def test_a_store_of_another_task_is_refused(store: EpisodeStore, tmp_path: Path) -> None:
+    other = task_from_dict({**store.task.to_dict(), "control_hz": 10.0})
+    checkpoint = _checkpoint(tmp_path / "global", other, "")
+    with pytest.raises(FogError, match=r"control_hz: 5\.0 there, 10\.0 here"):
+        find_store(checkpoint, store.path)
+    with pytest.raises(FogError, match=r"--store .*missing: no such folder"):
+        find_store(checkpoint, tmp_path / "missing")
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(FogError, match=f"--port {port}: taken"):
+            listen("127.0.0.1", port)
+    for host, port, says in (
+        ("no.such.host.invalid", 0, "--host no.such.host.invalid"),
+        ("192.0.2.1", 0, "--host 192.0.2.1: cannot be bound"),
+        ("127.0.0.1", 70_000, "70000"),
+    ):
+        with pytest.raises(FogError, match=says):
+            listen(host, port)
