@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from fog_world_model.data.windows import Windows, WindowSampler
-from fog_world_model.global_model.global_model import GlobalModel, WorldState
+from fog_world_model.data.windows import Windows
+from fog_world_model.global_model.global_model import GlobalModel
+from fog_world_model.global_model.worlds import Precision, Worlds, worlds
+
+
+class Contexts(Protocol):
+    """Where worlds start: a window sampler, or a bank of preloaded contexts."""
+
+    @property
+    def generator_state(self) -> Any:
+        """State of the random order."""
+
+    @generator_state.setter
+    def generator_state(self, state: Any) -> None: ...
+
+    def sample(self, batch: int, device: torch.device | str) -> Windows:
+        """Draw contexts."""
 
 
 @dataclass(frozen=True)
@@ -32,34 +47,49 @@ class ImaginedEnv:
     Each starts from a context: a few consecutive recorded observations, which are also what a
     recurrent policy is warmed up on. An environment that has ended, or has been imagined for
     ``max_steps``, is started again from another context when :meth:`restart` is called.
+
+    The weights and the noise levels are those that the model has when the first step is taken;
+    call :meth:`refresh` after changing them.
     """
 
     def __init__(
         self,
         model: GlobalModel,
-        contexts: WindowSampler,
+        contexts: Contexts,
         *,
         environments: int,
         max_steps: int,
         seed: int,
         device: torch.device | str = "cpu",
+        precision: Precision = "auto",
+        compiled: bool | None = None,
+        stagger: bool = True,
     ) -> None:
         """Make the environments; call :meth:`restart` before the first step.
 
         Args:
             model: The world.
-            contexts: Draws contexts of at least the model's ``context_frames`` observations.
+            contexts: Draws contexts of at least the model's ``context_frames`` observations: a
+                :class:`.windows.WindowSampler`, or a :class:`.context_bank.ContextBank`, which
+                keeps them on the device.
             environments: How many run side by side.
             max_steps: Imagined steps after which an environment is due for a new context.
             seed: Seed of the imagination (the contexts have their own).
             device: Where the model is.
+            precision: Of the networks; ``auto`` is bfloat16 on a GPU and float32 elsewhere.
+                (Measured on a processor with bfloat16 matrix units: worth asking for there.)
+            compiled: Whether to use torch.compile; unless given on a GPU only, where it ends in
+                CUDA graphs. On a processor it takes minutes and gained nothing.
+            stagger: Begin with ages spread over ``max_steps``, so that environments do not all
+                become due at the same moment.
         """
         self.model, self.environments, self.max_steps = model.eval(), environments, max_steps
         self._contexts, self._device = contexts, torch.device(device)
         self._generator = torch.Generator(device=self._device).manual_seed(seed)
-        self._state: WorldState | None = None
-        # Staggered ages, so that environments do not all restart at the same moment.
-        self.age = torch.arange(environments, device=self._device) * max_steps // environments
+        self._options: dict[str, Any] = {"precision": precision, "compiled": compiled}
+        self._worlds: Worlds | None = None
+        ages = torch.arange(environments, device=self._device)
+        self.age = ages * max_steps // environments * int(stagger)
         self.steps = 0
 
     @property
@@ -74,9 +104,18 @@ class ImaginedEnv:
         Returns:
             ``[env, channel, height, width]`` in [-1, 1] and ``[env, field]``, normalised.
         """
-        if self._state is None:
-            raise RuntimeError("ImaginedEnv.observation was read before ImaginedEnv.restart")
-        return self._state.frames[:, -1], self._state.proprioception
+        return self._begun("observation was read").last
+
+    def refresh(self) -> None:
+        """Take over the model's weights and noise levels as they are now."""
+        old = self._begun("refresh was called")
+        self._worlds = worlds(self.model, **self._options)
+        self._worlds.put(old.state, oldest=old.oldest)
+
+    def _begun(self, what: str) -> Worlds:
+        if self._worlds is None:
+            raise RuntimeError(f"ImaginedEnv.{what} before ImaginedEnv.restart")
+        return self._worlds
 
     @torch.no_grad()
     def restart(self, which: Tensor | None = None) -> Windows:
@@ -91,26 +130,30 @@ class ImaginedEnv:
         """
         windows = self._contexts.sample(self.environments, self._device)
         fresh = self.model.start(windows)
-        if which is None or self._state is None:
-            self._state = fresh
+        if which is None or self._worlds is None:
+            self._worlds = self._worlds or worlds(self.model, **self._options)
+            self._worlds.put(fresh)
         else:
-            self._state = self._state.where(which, fresh)
+            self._worlds.put(fresh, which)
             self.age = torch.where(which, 0, self.age)
         return windows
 
     def snapshot(self) -> tuple[object, ...]:
         """Everything that a step or a restart changes; give it to :meth:`restore`."""
+        worlds = self._begun("snapshot was called")
         return (
-            self._state,
+            worlds.state,
             self.age,
             self.steps,
             self._generator.get_state(),
             self._contexts.generator_state,
+            worlds.oldest,
         )
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Go back to a snapshot: the same actions then give the same steps."""
-        self._state, self.age, self.steps, noise, contexts = snapshot
+        state, self.age, self.steps, noise, contexts, oldest = snapshot
+        self._begun("restore was called").put(state, oldest=oldest)
         self._generator.set_state(noise)
         self._contexts.generator_state = contexts
 
@@ -121,15 +164,9 @@ class ImaginedEnv:
         Args:
             action: ``[env, field]`` in [-1, 1].
         """
-        if self._state is None:
-            raise RuntimeError("ImaginedEnv.step was called before ImaginedEnv.restart")
-        self._state, outcome = self.model.step(self._state, action.detach(), self._generator)
+        worlds = self._begun("step was called")
+        outcome = worlds.step(action.detach(), self._generator)
         draw = torch.rand(self.environments, generator=self._generator, device=self._device)
         self.age = self.age + 1
         self.steps += self.environments
-        return ImaginedStep(
-            self._state.frames[:, -1],
-            self._state.proprioception,
-            outcome.reward,
-            draw < outcome.end_probability,
-        )
+        return ImaginedStep(*worlds.last, outcome.reward, draw < outcome.end_probability)

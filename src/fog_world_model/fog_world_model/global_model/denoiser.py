@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-
 TIME_SCALE = 100.0
 """diffusers' sinusoidal embedding resolves steps of about 1; c_noise spans about 2."""
 

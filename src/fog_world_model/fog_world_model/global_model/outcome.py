@@ -170,7 +170,10 @@ class OutcomeHead(nn.Module):
     def _features(
         self, frame: Tensor, proprio: Tensor, action: Tensor, next_frame: Tensor
     ) -> Tensor:
-        seen = self.frames(torch.cat([frame, next_frame - frame], dim=1))
+        # The convolutions may have another precision than the rest (see worlds.py).
+        precision = next(self.frames.parameters()).dtype
+        frames = torch.cat([frame, next_frame - frame], dim=1).to(precision)
+        seen = self.frames(frames).to(action.dtype)
         return F.silu(seen + self.vector(torch.cat([action, proprio], dim=-1)))
 
     def _read(self, state: Tensor, proprio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
