@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from recorded_drive import MS, SIZE, Drive, check_drive, drive_of, drive_task
 
-from fog_world_model.data import import_bag, import_bags
+from fog_world_model.data import import_bag, import_bags, message_decoder
 from fog_world_model.data.bag_writer import BagWriter
 from fog_world_model.data.episode_pieces import labelled_pieces, usable_pieces
 from fog_world_model.data.episodes import EpisodeStore
@@ -276,7 +276,7 @@ def test_labels_from_images(odometry: str, tmp_path: Path, monkeypatch: pytest.M
     """Red is 8 k at step k: steps 10 to 13 are unknown, the end comes with step 20."""
     cameras: list[CameraModel | None] = []
     bases: list[Any] = []
-    for module in (import_bag, import_bags):
+    for module in (import_bag, import_bags, message_decoder):
         monkeypatch.setattr(module, "make_labeller", lambda task: Toy(cameras, bases))
     drive = Drive(24)
     messages = drive.messages()

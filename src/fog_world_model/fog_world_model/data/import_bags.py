@@ -102,7 +102,7 @@ def _existing(store: Path, task: TaskConfig) -> StoreIndex | None:
         index, _ = read_index(store)
         task.require_same(index.task, f"episode store {store}")
         return index
-    left_behind = {"shards", "report.json", "report.json.part", "index.json.part"}
+    left_behind = {"shards", "report.json", "report.json.tmp", "index.json.tmp"}
     if store.exists() and (not store.is_dir() or {p.name for p in store.iterdir()} - left_behind):
         raise FogError(
             f"episode store {store}: exists already and is no episode store; choose another "

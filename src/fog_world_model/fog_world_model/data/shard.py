@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from fog_world_model.data.durable import replace_file
 from fog_world_model.data.episode import ARRAYS, Episode, row_shapes
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
@@ -84,14 +85,12 @@ def writing(store: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a JSON file aside, make it durable, and give it its name."""
-    aside = path.with_name(path.name + ".part")
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    """Write a JSON file aside, make it durable, and give it its name.
+
+    Raises:
+        OSError: The disk is full or gone.
+    """
+    replace_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 class ShardWriter:
