@@ -229,7 +229,13 @@ def test_the_recorder_s_account_and_outcome_go_along(tmp_path: Path) -> None:
         "fog_warnings": json.dumps(["/imu: nobody publishes it"]),
         "fog_account": json.dumps(
             {
-                "/odom": {"received": 41, "written": 38, "lost": 3, "gaps": [{"at_ns": 1}]},
+                "/odom": {
+                    "received": 41,
+                    "written": 38,
+                    "lost": 3,
+                    "gaps": [{"at_ns": 1}],
+                    "rate_hz": float("nan"),
+                },
                 "/elsewhere": {"received": 1, "lost": 1},
             }
         ),

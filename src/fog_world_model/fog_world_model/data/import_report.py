@@ -7,6 +7,7 @@ with the topic and the number, printed after the import and kept with the store.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -214,6 +215,8 @@ def recorder_figures(
         topics: Those that the task uses.
     """
     chosen = {topic: dict(account[topic]) for topic in topics if topic in account}
+    # A rate that is not a number has no place in JSON.
+    chosen = json.loads(json.dumps(chosen), parse_constant=lambda _: None)
     found = []
     for topic, entry in chosen.items():
         lost, gaps = entry.get("lost", 0), entry.get("gaps_total", len(entry.get("gaps", ())))
