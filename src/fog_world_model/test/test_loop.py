@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,7 @@ from torch import Tensor, nn
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig, task_from_dict
-from fog_world_model.training import checkpoint as checkpoint_module
-from fog_world_model.training.checkpoint import open_checkpoint, save_checkpoint
+from fog_world_model.training.checkpoint import open_checkpoint
 from fog_world_model.training.loop import FitResult, LoopConfig, _schedule, fit
 from fog_world_model.training.train_world_models import (
     load_global,
@@ -322,83 +319,6 @@ def test_a_checkpoint_of_another_kind_or_task_is_not_resumed(
     assert open_checkpoint(path, "global").manifest["step"] == 3
 
 
-def saved(path: Path, task: TaskConfig, value: float = 1.0) -> None:
-    save_checkpoint(path, {"model": {"w": torch.full((2,), value)}}, manifest(task))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (b'{"format": 1, "ki', r"manifest\.json: not valid JSON"),
-        (b"\xff\xfe\x00", r"manifest\.json: not valid JSON"),
-        (b"[1, 2]", r"manifest\.json: not a manifest but list"),
-        (b"{}", "format is None, expected 1"),
-        (b'{"format": 7, "kind": "local"}', "format is 7, expected 1"),
-        (b'{"format": 1, "kind": "local"}', r"manifest\.json: normalisation, task is missing"),
-        (b'{"format": 1, "kind": "local", "task": {}, "normalisation": {}}', "name is missing"),
-    ],
-)
-def test_damaged_manifest(
-    text: bytes, expected: str, tmp_path: Path, tiny_task: TaskConfig
-) -> None:
-    saved(tmp_path / "c", tiny_task)
-    (tmp_path / "c" / "manifest.json").write_bytes(text)
-    with pytest.raises(FogError, match=rf"{tmp_path / 'c'}.*{expected}"):
-        open_checkpoint(tmp_path / "c", "local", tiny_task)
-
-
-def test_damaged_or_missing_tensors(tmp_path: Path, tiny_task: TaskConfig) -> None:
-    saved(tmp_path / "c", tiny_task)
-    checkpoint = open_checkpoint(tmp_path / "c", "local", tiny_task)
-    file = tmp_path / "c" / "model.safetensors"
-    assert checkpoint.tensors("model")["w"].tolist() == [1.0, 1.0]
-    file.write_bytes(file.read_bytes()[:-3])
-    with pytest.raises(FogError, match=rf"checkpoint file {file}: cannot be read"):
-        checkpoint.tensors("model")
-    file.unlink()
-    with pytest.raises(FogError, match=rf"checkpoint file {file}: cannot be read"):
-        checkpoint.tensors("model")
-    saved(tmp_path / "c", tiny_task)
-    with pytest.raises(FogError, match=rf"checkpoint {tmp_path / 'c'}: does not fit the model"):
-        checkpoint.load_into(nn.Linear(2, 2), "model")
-
-
-def test_a_full_disk_keeps_the_older_checkpoint(
-    tmp_path: Path, tiny_task: TaskConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved(tmp_path / "c", tiny_task, 1.0)
-    before = content(tmp_path / "c")
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint_module, "save_file", full)
-    with pytest.raises(
-        FogError, match=rf"checkpoint {tmp_path / 'c'}: cannot be written.*No space"
-    ):
-        saved(tmp_path / "c", tiny_task, 2.0)
-    assert [p.name for p in tmp_path.iterdir()] == ["c"]
-    assert content(tmp_path / "c") == before
-
-
-def test_killed_between_the_two_renames(tmp_path: Path, tiny_task: TaskConfig) -> None:
-    """The older checkpoint was moved away, the new one not yet in place."""
-    saved(tmp_path / "c", tiny_task, 1.0)
-    (tmp_path / "c").rename(tmp_path / "c.old")
-    assert open_checkpoint(tmp_path / "c", "local").tensors("model")["w"].tolist() == [1.0, 1.0]
-    saved(tmp_path / "c", tiny_task, 2.0)
-    assert open_checkpoint(tmp_path / "c", "local").tensors("model")["w"].tolist() == [2.0, 2.0]
-    assert [p.name for p in tmp_path.iterdir()] == ["c"]
-
-
-def test_manifest_says_where_it_comes_from(tmp_path: Path, tiny_task: TaskConfig) -> None:
-    saved(tmp_path / "c", tiny_task)
-    found = json.loads((tmp_path / "c" / "manifest.json").read_text())
-    assert found["versions"]["torch"] == metadata.version("torch")
-    assert {"python", "diffusers", "numpy"} <= set(found["versions"])
-    assert len(found["commit"]) in (len("unknown"), 40)
-
-
 def test_world_models_are_trained_and_loaded(tmp_path: Path, coded_store: EpisodeStore) -> None:
     """Of both kinds: what is loaded computes what was trained."""
     loop = LoopConfig(max_steps=2, batch_size=2, device="cpu")
@@ -439,3 +359,103 @@ def test_options_that_do_not_exist(tmp_path: Path, coded_store: EpisodeStore) ->
     with pytest.raises(FogError, match="no training episode has 50 steps"):
         train_local(coded_store, tmp_path / "x", loop, preset="tiny", window=50)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_a_batch_are_the_whole(tmp_path: Path, coded_store: EpisodeStore) -> None:
+    """Accumulated over 4 parts, with the same random numbers: equal but for rounding."""
+    loop = LoopConfig(max_steps=50, batch_size=8, device="cpu")
+    parts = dataclasses.replace(loop, accumulate=4)
+    for train_model, options in ((train_global, {}), (train_local, {"window": 5})):
+        whole = train_model(coded_store, tmp_path / "a", loop, preset="tiny", **options)
+        found = train_model(coded_store, tmp_path / "b", parts, preset="tiny", **options)
+        assert found.losses == pytest.approx(whole.losses, rel=1e-4)
+        assert found.curve[0]["step"] == 50
+
+
+def test_a_batch_that_cannot_be_divided(tmp_path: Path, tiny_task: TaskConfig) -> None:
+    with pytest.raises(FogError, match=r"^--batch-size 8: .*1 process\(es\) and 3 part\(s\) .* 3$"):
+        train(Toy(), tmp_path / "a", tiny_task, dataclasses.replace(CONFIG, accumulate=3))
+
+
+def test_bf16_is_used_and_learns_the_same(tmp_path: Path, tiny_task: TaskConfig) -> None:
+    seen = []
+    toy = Toy()
+    toy.body[3].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    config = dataclasses.replace(CONFIG, precision="bf16")
+    found = train(toy, tmp_path / "bf16", tiny_task, config)
+    expected = train(Toy(), tmp_path / "float32", tiny_task)
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in toy.parameters())
+    assert found.curve[-1]["error"] == pytest.approx(expected.curve[-1]["error"], rel=0.1)
+    assert found.losses != expected.losses
+    assert open_checkpoint(tmp_path / "bf16", "local").manifest["precision"] == "bf16"
+    with pytest.raises(FogError, match="--precision int8: expected auto, bf16 or no"):
+        train(Toy(), tmp_path / "x", tiny_task, dataclasses.replace(CONFIG, precision="int8"))
+
+
+def on_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+@pytest.mark.parametrize("use", [lambda: torch.empty(2**58), lambda: np.empty(2**58), on_gpu])
+def test_out_of_memory_says_what_to_lower(
+    use: Callable[[], None], tmp_path: Path, tiny_task: TaskConfig
+) -> None:
+    toy = Toy()
+    toy.at_call[3] = use
+    config = dataclasses.replace(CONFIG, checkpoint_every_s=0.0)
+    with pytest.raises(
+        FogError,
+        match=r"^out of CPU memory with 8 windows at a time \(--batch-size 8 in 1 process\(es\) of "
+        r"1 part\(s\)\): raise --accumulate to 2 .* lower --batch-size, or .* smaller --preset",
+    ):
+        train(toy, tmp_path / "a", tiny_task, config)
+    assert open_checkpoint(tmp_path / "a", "local").manifest["step"] == 2
+
+
+def test_another_error_is_not_called_out_of_memory(tmp_path: Path, tiny_task: TaskConfig) -> None:
+    toy = Toy()
+    toy.at_call[3] = lambda: torch.zeros(2) @ torch.zeros(3)
+    with pytest.raises(RuntimeError, match="size"):
+        train(toy, tmp_path / "a", tiny_task)
+
+
+def test_more_time_goes_on_at_the_rate_of_the_longer_run(
+    tmp_path: Path, tiny_task: TaskConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 4 of 4 steps, 8 are asked for: the fifth is at half of the cosine."""
+    places: list[float] = []
+
+    def spy(step: int, done: float, warmup: int) -> float:
+        places.append(done)
+        return 1.0
+
+    monkeypatch.setattr("fog_world_model.training.loop._schedule", spy)
+    train(Toy(), tmp_path / "a", tiny_task, dataclasses.replace(CONFIG, max_steps=4))
+    again = dataclasses.replace(CONFIG, max_steps=8, time_budget_s=1000.0)
+    assert train(Toy(), tmp_path / "a", tiny_task, again, resume=True).step == 8
+    assert places == [0.0, 0.25, 0.5, 0.75, 0.5, 0.625, 0.75, 0.875]
+    places.clear()
+    assert train(Toy(), tmp_path / "a", tiny_task, again, resume=True).step == 8
+    assert places == []  # nothing is left to do
+
+
+def test_the_time_of_earlier_runs_counts(tmp_path: Path, tiny_task: TaskConfig) -> None:
+    timed = dataclasses.replace(CONFIG, max_steps=None, time_budget_s=0.4)
+    first = train(Toy(), tmp_path / "a", tiny_task, timed)
+    assert first.seconds >= 0.4
+    more = dataclasses.replace(timed, time_budget_s=0.9)
+    second = train(Toy(), tmp_path / "a", tiny_task, more, resume=True)
+    assert second.step > first.step
+    assert 0.9 <= second.seconds < 0.9 + 0.5
+    assert train(Toy(), tmp_path / "a", tiny_task, more, resume=True).step == second.step
+
+
+def test_a_folder_that_cannot_be_written_is_found_at_once(
+    tmp_path: Path, tiny_task: TaskConfig
+) -> None:
+    (tmp_path / "file").write_text("")
+    toy = Toy()
+    with pytest.raises(FogError, match=r"file/a: cannot be written: Not a directory; choose"):
+        train(toy, tmp_path / "file" / "a", tiny_task)
+    assert toy.calls == 0

@@ -131,7 +131,7 @@ def test_two_processes_are_one_but_for_rounding(
     kind: str, tmp_path: Path, coded_store: EpisodeStore
 ) -> None:
     """The losses of every step enter the averages, so that one wrong random number would show."""
-    loop = {**LOOP, "pictures_every_s": 0.001} if kind == "global" else LOOP
+    loop = {**LOOP, "pictures_every_s": 0.3} if kind == "global" else LOOP
     one = curve(child(coded_store, tmp_path / "one", kind))
     first, second = children(coded_store, tmp_path / "two", 2, kind, loop=loop)
     assert second.status == 0, second.stderr
