@@ -20,6 +20,7 @@ setup(
         "setuptools",
         "accelerate",
         "diffusers",
+        "gymnasium",
         "matplotlib",
         "mcap",
         "numpy",

@@ -142,12 +142,19 @@ class ContextBank:
     def generator_state(self, state: Tensor) -> None:
         self._generator.set_state(state)
 
-    def sample(self, batch: int, device: torch.device | str | None = None) -> Windows:
-        """Draw contexts with replacement, ``[batch, time, ...]``, on the device of the bank."""
-        chosen = torch.randint(
+    def reseed(self, seed: int) -> None:
+        """Begin the random order anew."""
+        self._generator.manual_seed(seed)
+
+    def draw(self, batch: int) -> Tensor:
+        """Numbers of contexts, ``[batch]``, drawn with replacement."""
+        return torch.randint(
             len(self), (batch,), generator=self._generator, device=self._image.device
         )
-        return self.at(chosen)
+
+    def sample(self, batch: int, device: torch.device | str | None = None) -> Windows:
+        """Draw contexts with replacement, ``[batch, time, ...]``, on the device of the bank."""
+        return self.at(self.draw(batch))
 
     def at(self, chosen: Tensor) -> Windows:
         """Contexts by their numbers ``[batch]``."""

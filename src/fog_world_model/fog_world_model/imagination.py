@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fog_world_model.context_bank import ContextBank
 from fog_world_model.data.windows import Windows
-from fog_world_model.global_model.global_model import GlobalModel
+from fog_world_model.global_model.global_model import GlobalModel, WorldState
 from fog_world_model.global_model.worlds import Precision, Worlds, worlds
 
 
@@ -88,6 +89,7 @@ class ImaginedEnv:
         self._generator = torch.Generator(device=self._device).manual_seed(seed)
         self._options: dict[str, Any] = {"precision": precision, "compiled": compiled}
         self._worlds: Worlds | None = None
+        self._recurrent: Tensor | None = None
         ages = torch.arange(environments, device=self._device)
         self.age = ages * max_steps // environments * int(stagger)
         self.steps = 0
@@ -106,9 +108,14 @@ class ImaginedEnv:
         """
         return self._begun("observation was read").last
 
+    def reseed(self, seed: int) -> None:
+        """Begin the random numbers of the imagination anew (the contexts have their own)."""
+        self._generator.manual_seed(seed)
+
     def refresh(self) -> None:
         """Take over the model's weights and noise levels as they are now."""
         old = self._begun("refresh was called")
+        self._recurrent = None
         self._worlds = worlds(self.model, **self._options)
         self._worlds.put(old.state, oldest=old.oldest)
 
@@ -128,8 +135,7 @@ class ImaginedEnv:
             The contexts, ``[env, time, ...]`` for all environments; the rows of those that were
             not restarted have no meaning.
         """
-        windows = self._contexts.sample(self.environments, self._device)
-        fresh = self.model.start(windows)
+        windows, fresh = self._fresh()
         if which is None or self._worlds is None:
             self._worlds = self._worlds or worlds(self.model, **self._options)
             self._worlds.put(fresh)
@@ -137,6 +143,37 @@ class ImaginedEnv:
             self._worlds.put(fresh, which)
             self.age = torch.where(which, 0, self.age)
         return windows
+
+    @torch.no_grad()
+    def rewind(self, ended: Tensor) -> Tensor:
+        """Start those that have ended, and those that are due, from new contexts.
+
+        On a GPU nothing is asked of the device: a step loop with this in it never waits.
+
+        Args:
+            ended: ``[env]``, bool, as in :attr:`ImaginedStep.end`.
+
+        Returns:
+            ``[env]``, bool: which were started again.
+        """
+        which = ended | self.due
+        if self._device.type != "cpu" or bool(which.any()):
+            self.restart(which)
+        return which
+
+    def _fresh(self) -> tuple[Windows, WorldState]:
+        """Contexts for all environments, and the worlds at their ends."""
+        contexts = self._contexts
+        if not isinstance(contexts, ContextBank):
+            windows = contexts.sample(self.environments, self._device)
+            return windows, self.model.start(windows)
+        if self._recurrent is None:  # of every context in the bank, once
+            parts = torch.arange(len(contexts), device=self._device).split(64)
+            started = [self.model.start(contexts.at(part)).recurrent for part in parts]
+            self._recurrent = torch.cat(started)
+        chosen = contexts.draw(self.environments)
+        windows = contexts.at(chosen)
+        return windows, self.model.placed(windows, self._recurrent[chosen])
 
     def snapshot(self) -> tuple[object, ...]:
         """Everything that a step or a restart changes; give it to :meth:`restore`."""

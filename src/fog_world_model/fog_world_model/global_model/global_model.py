@@ -187,6 +187,10 @@ class GlobalModel(nn.Module):
                 windows.image[:, t + 1],
                 recurrent,
             )
+        return self.placed(windows, recurrent)
+
+    def placed(self, windows: Windows, recurrent: Tensor) -> WorldState:
+        """Worlds at the last observation of contexts, given the outcome head's state there."""
         return WorldState(
             windows.image[:, -self.context_frames :],
             windows.action[:, -self.context_frames : -1],
