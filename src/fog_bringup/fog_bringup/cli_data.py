@@ -28,11 +28,10 @@ class Import:
     """Processes and threads; 0: as many as there are cores."""
 
     def run(self) -> int:
-        """Import, and print the account of every topic."""
+        """Import, and print the account of every topic of every new bag."""
         from fog_bringup.progress import progress_bar
         from fog_bringup.tasks import find_task
         from fog_world_model.data.import_bags import find_bags, import_bags
-        from fog_world_model.data.import_report import report_lines
 
         task = find_task(self.task)
         bags = [bag for path in self.bags for bag in find_bags(path)]
@@ -49,10 +48,7 @@ class Import:
                 tell=told.append,
             )
         summary = store.attributes["report"]
-        for sentence in told:
-            print(sentence)
-        for bag in summary["bags"]:
-            print("\n".join(report_lines(bag)))
+        print("\n".join(told))
         broken = sum(summary["steps"]["broken"].values())
         print(
             f"{store.path}: {len(store.lengths)} episodes ({len(store.split('validation'))} held "

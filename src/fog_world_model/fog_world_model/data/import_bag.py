@@ -68,7 +68,7 @@ def import_bag(job: BagJob, progress: BagProgress, stopped: Callable[[], bool]) 
         _single_threaded_opencv(),
     ):
         report = _Import(job, bag, scan, writer).run(progress, stopped)
-        writer.finish(fingerprint=job.fingerprint, bag=os.fspath(job.bag), report=report)
+        writer.finish(fingerprint=job.fingerprint, bag=str(job.bag.resolve()), report=report)
 
 
 @contextmanager

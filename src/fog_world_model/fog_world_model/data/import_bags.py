@@ -17,7 +17,7 @@ from fog_world_model.data.bag_reader import BagReader
 from fog_world_model.data.bag_topics import find_topics
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.data.import_bag import BagJob
-from fog_world_model.data.import_report import totals
+from fog_world_model.data.import_report import report_lines, totals
 from fog_world_model.data.import_workers import import_jobs
 from fog_world_model.data.labellers import make_labeller
 from fog_world_model.data.shard import EpisodeEntry, Shard, ShardEntry, writing
@@ -65,7 +65,7 @@ def import_bags(
         seed: Of the split; None: that of the store, 0 for a new one.
         workers: Processes and threads; 0: as many as there are cores.
         progress: Told about images decoded.
-        tell: Told in a sentence what was skipped and why.
+        tell: Told in a sentence which bags were skipped and why, and the reports of the others.
 
     Raises:
         FogError: A bag cannot be read, lacks a topic, or no episode can be built from any; the
@@ -77,15 +77,14 @@ def import_bags(
         raise FogError("fog import: name at least one bag")
     make_labeller(task)  # an option that is wrong shows before the work
     paths = [Path(bag) for bag in bags]
-    for path in paths:  # every bag is checked before the long work starts
-        with BagReader(path) as bag:
-            find_topics(bag, task)
     store = Path(output)
     existing = _existing(store, task)
     split = _split(store, existing, validation_fraction, seed)
+    tell = tell or (lambda _: None)
     with _locked(store):
-        chosen = _choose(paths, existing, store, tell or (lambda _: None))
-        _import_missing(chosen, existing, task, store, workers, progress)
+        chosen = _choose(paths, existing, store, tell)
+        for bag in _import_missing(chosen, existing, task, store, workers, progress):
+            tell("\n".join(report_lines(_described(store, bag.shard)[2])))
         index = _merge(chosen, existing, task, split, store)
         index.write(store)
         _clear(store, set(index.shards))
@@ -177,6 +176,8 @@ def _choose(
     replaced = {shards[s].bag: source for s, source in sources.items()}
     chosen: dict[str, _Bag] = {}
     for path in paths:
+        if not path.exists():
+            BagReader(path)  # says what is wrong
         mark = fingerprint(path)
         if mark in chosen:
             tell(f"bag {path}: skipped, the same recording as {chosen[mark].path}")
@@ -188,7 +189,7 @@ def _choose(
                 tell(f"bag {path}: skipped, imported already and unchanged")
             continue
         name = path.resolve().name
-        before = replaced.get(os.fspath(path))
+        before = replaced.get(str(path.resolve()))
         for parent in path.resolve().parents:
             if taken.get(name, mark) == mark or name == before or not parent.name:
                 break
@@ -206,12 +207,14 @@ def _import_missing(
     store: Path,
     workers: int,
     progress: Progress | None,
-) -> None:
-    """Import the bags whose shards are not there, whole and made from them."""
+) -> list[_Bag]:
+    """Import the bags whose shards are not there, whole and made from them; return those."""
+    missing = [bag for bag in chosen if not _is_whole(store, bag, task)]
+    for bag in missing:  # every bag is checked before the long work starts
+        with BagReader(bag.path) as reader:
+            find_topics(reader, task)
     jobs = [
-        BagJob(bag.path, store, bag.shard, bag.source, bag.fingerprint, task)
-        for bag in chosen
-        if not _is_whole(store, bag, task)
+        BagJob(bag.path, store, bag.shard, bag.source, bag.fingerprint, task) for bag in missing
     ]
     count = workers if workers > 0 else os.cpu_count() or 1
 
@@ -229,6 +232,7 @@ def _import_missing(
                 if not _described(store, bag.shard)[1] and existing is None:
                     shutil.rmtree(store / "shards" / bag.shard, ignore_errors=True)
         raise
+    return missing
 
 
 def _is_whole(store: Path, bag: _Bag, task: TaskConfig) -> bool:
@@ -256,7 +260,7 @@ def _merge(
 ) -> StoreIndex:
     """The new index: old bags in their order, changed ones in their old place, new ones after."""
     news = {bag.shard: bag for bag in chosen}
-    by_path = {os.fspath(bag.path): bag.shard for bag in chosen}
+    by_path = {str(bag.path.resolve()): bag.shard for bag in chosen}
     order: list[str] = []
     for name, entry in (existing.shards if existing else {}).items():
         successor = name if name in news else by_path.get(entry.bag, name)

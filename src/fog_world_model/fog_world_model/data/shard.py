@@ -65,7 +65,7 @@ class ShardEntry:
     fingerprint: str
     """Identifies the content of the bag; see :mod:`fog_world_model.data.bag_identity`."""
     bag: str
-    """Path of the bag, as it was given."""
+    """Absolute path that the bag had."""
 
 
 @contextmanager
