@@ -66,6 +66,10 @@ def test_what_the_middleware_drops_is_counted(
         process.send(signal.SIGCONT)
         time.sleep(1.0)
         sensors.stream(20)
+        wait_until(
+            lambda: int(sensors.diagnostics[JOINTS][2]["lost_events"]) > 5000,
+            "what the middleware itself says of it",
+        )
         sensors.call("stop")
     bag, sent = Bag(path), sensors.sent[JOINTS]
     entry = bag.account[JOINTS]

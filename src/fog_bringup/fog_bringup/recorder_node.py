@@ -355,7 +355,10 @@ class RecorderNode(FogNode):
     def _on_lost(self, topic: str, count: int) -> None:
         """The middleware tells of messages that it lost; its numbers tell the same, and when."""
         stream = self._intake.streams.get(topic)
-        if stream is not None and not stream.account.numbered:
+        if stream is None:
+            return
+        stream.lost_events += count
+        if not stream.account.numbered:
             with self._intake.lock:
                 stream.account.lose(self._intake.clock.last_ns, count, "dropped by the middleware")
 

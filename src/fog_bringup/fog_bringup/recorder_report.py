@@ -140,6 +140,7 @@ class RecorderReport:
                     "gaps": account.gaps_total,
                     "missing": account.missing,
                     "lost": account.lost,
+                    "lost_events": stream.lost_events if stream else 0,
                     "last_stamp_ns": account.last_stamp_ns or "",
                     "last_log_ns": account.last_ns or "",
                     "queue_depth": session.waiting.get(account.topic, 0) if session else 0,

@@ -14,7 +14,7 @@ from fog_world_model.task import TaskConfig
 LISTED: Final = 100
 """Gaps and losses that are listed with their time; further ones are only counted."""
 
-_PERIODS: Final = 31
+_PERIODS: Final = 101
 """Periods that the median is taken over."""
 _LEARNED: Final = 10
 """Periods after which the median is trusted."""
@@ -24,8 +24,10 @@ _JUMP_NS: Final = 1_000_000_000
 """Stamps that leave the recorder's clock by more than this have jumped: nothing is missing."""
 _PATIENCE: Final = 4
 """Messages after a gap that may still show that the one after it was only late."""
-_MISSING_SHARE: Final = 0.7
-"""What of a period has to be made up for, so that a message was not missing but late."""
+_SOONER: Final = 0.85
+"""Share of the period below which a difference makes up for a late message."""
+_MADE_UP: Final = 0.7
+"""Share of a period that has to be made up for, so that nothing is missing."""
 _SLOW: Final = 0.9
 """Share of the rate that the task needs, below which a topic counts as slow."""
 
@@ -50,7 +52,7 @@ class TopicAccount:
     wherever they went: a camera that skips frames before they are published shows only here.
     ``repeated`` and ``reordered`` stamps are the publisher's mistakes.
 
-    The period of a topic is the median of its newest 31 stamp differences. A difference of 1.5
+    The period of a topic is the median of its newest 101 stamp differences. A difference of 1.5
     periods and more is a gap. A message that is only late, so that the next follow sooner, closes
     the gap again; a topic whose differences scatter by more than half the median (upper minus
     lower quartile) has no period, and no gaps. Nor is there a gap between two publishers, and none
@@ -97,10 +99,10 @@ class TopicAccount:
         self._untested: list[tuple[int, int]] = []
         self._fresh = 0
         self._period_ns: float | None = None
-        self._open: dict[str, int] | None = None
-        """The gap that late messages may still close."""
+        self._open: list[dict[str, int]] = []
+        """Gaps that late messages may still close."""
         self._late_ns = 0.0
-        """How late the message after it was, less what the next have made up for."""
+        """How late the messages after them were, less what the next have made up for."""
         self._patience = 0
 
     def successor(self) -> TopicAccount:
@@ -195,7 +197,7 @@ class TopicAccount:
         self._sources.clear()
         self._current = None
         self._untested.clear()
-        self._open = None
+        self._close_gaps()
 
     def resize(self, log_ns: int, width: int, height: int) -> bool:
         """Note the size of an image; say whether it differs from the one before."""
@@ -230,12 +232,11 @@ class TopicAccount:
             return
         if abs(by_ns - elapsed_ns) > _JUMP_NS and not (0 < by_ns < elapsed_ns):
             self._list(self.jumps, {"at_ns": log_ns, "by_ns": by_ns - elapsed_ns})
-            self._open = None
+            self._close_gaps()
             return
         if by_ns < 0:
             self.reordered += 1
-            if self._open is not None:
-                self._narrow(self._open, self._open["missing"] - 1)
+            self._narrow(1)
             return
         self._periods.append(by_ns)
         self._fresh += 1
@@ -260,30 +261,41 @@ class TopicAccount:
     def _test(self, log_ns: int, by_ns: int, period_ns: float) -> None:
         missing = round(by_ns / period_ns) - 1
         if missing > 0:
-            self._open = {"at_ns": log_ns, "missing": missing}
-            self._late_ns, self._patience = by_ns - period_ns, _PATIENCE
+            gap = {"at_ns": log_ns, "missing": missing}
+            self._open.append(gap)
+            self._late_ns += by_ns - period_ns
+            self._patience = _PATIENCE
             self.gaps_total += 1
             self.missing += missing
-            self._list(self.gaps, self._open)
-        elif self._open is not None:
-            self._late_ns += by_ns - period_ns
-            left = math.floor(self._late_ns / period_ns + _MISSING_SHARE)
-            self._narrow(self._open, max(0, left))
+            self._list(self.gaps, gap)
+        elif self._open and by_ns < _SOONER * period_ns:
+            self._late_ns -= period_ns - by_ns
+            left = max(0, math.floor(self._late_ns / period_ns + _MADE_UP))
+            self._narrow(sum(g["missing"] for g in self._open) - left)
+        elif self._open:
             self._patience -= 1
             if not self._patience:
-                self._open = None
+                self._close_gaps()
 
-    def _narrow(self, gap: dict[str, int], missing: int) -> None:
-        """A message that was only late, so that the next come sooner, is not missing."""
-        if missing >= gap["missing"]:
-            return
-        self.missing -= gap["missing"] - missing
-        gap["missing"] = missing
-        if not missing:
-            self.gaps_total -= 1
-            if self.gaps and self.gaps[-1] is gap:
-                self.gaps.pop()
-            self._open = None
+    def _narrow(self, count: int) -> None:
+        """Messages that were only late, so that the next come sooner, are not missing."""
+        while count > 0 and self._open:
+            gap = self._open[-1]
+            found = min(count, gap["missing"])
+            gap["missing"] -= found
+            self.missing -= found
+            count -= found
+            if not gap["missing"]:
+                self._open.pop()
+                self.gaps_total -= 1
+                if self.gaps and self.gaps[-1] is gap:
+                    self.gaps.pop()
+        if not self._open:
+            self._close_gaps()
+
+    def _close_gaps(self) -> None:
+        self._open.clear()
+        self._late_ns = 0.0
 
     @staticmethod
     def _list(entries: list[Any], entry: Any) -> None:

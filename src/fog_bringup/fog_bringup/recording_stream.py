@@ -35,6 +35,8 @@ class Stream:
         self.heard = 0
         """Messages since the recorder started."""
         self.is_image = typename in (IMAGE, COMPRESSED_IMAGE)
+        self.lost_events = 0
+        """Messages that the middleware's own events say were lost since the recorder started."""
         self.has_header = has_header(typename)
         self.qos: list[Qos] = []
         """Profiles of its publishers."""

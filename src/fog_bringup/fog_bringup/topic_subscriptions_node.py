@@ -11,7 +11,6 @@ from operator import itemgetter
 from typing import Any, Final
 
 from rclpy.callback_groups import CallbackGroup
-from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -20,6 +19,11 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from fog_bringup.base_node import message_class
 from fog_bringup.recording_intake import Taken
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 _PERIOD_S: Final = 0.01
 _IMAGE_DEPTH, _DEPTH = 60, 2000
