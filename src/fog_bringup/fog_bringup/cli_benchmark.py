@@ -80,6 +80,39 @@ class LoaderBenchmark:
 
 
 @dataclass
+class TrainingBenchmark:
+    """Windows per second that world models are trained with, against a bare loop in PyTorch."""
+
+    json: bool = False
+    """Print one JSON object."""
+    seconds: float = 20.0
+    """Length of each measurement."""
+    presets: tuple[str, ...] = ("small", "diamond", "large")
+    """Of the global model."""
+    local_presets: tuple[str, ...] = ("small", "large")
+    """Of the local model."""
+    batch_sizes: tuple[int, ...] = ()
+    """Windows per step; 12 on a processor and 64 on a GPU when none are given."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda."""
+
+    def run(self) -> int:
+        """Measure."""
+        from fog_bringup.benchmarks.training import measure
+
+        return _show(
+            lambda: measure(
+                self.seconds,
+                self.presets,
+                self.local_presets,
+                device=self.device,
+                batch_sizes=self.batch_sizes,
+            ),
+            self.json,
+        )
+
+
+@dataclass
 class Benchmark:
     """Measure rates and ratios on this machine."""
 
@@ -87,6 +120,7 @@ class Benchmark:
         Annotated[RecordingBenchmark, subcommand("recording")]
         | Annotated[ImportBenchmark, subcommand("import")]
         | Annotated[LoaderBenchmark, subcommand("loader")]
+        | Annotated[TrainingBenchmark, subcommand("training")]
     )
 
     def run(self) -> int:
