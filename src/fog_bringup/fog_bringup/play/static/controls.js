@@ -16,7 +16,7 @@ export function keyName(code) {
 function typing(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return true;
   if (document.querySelector("dialog[open]")) return true;
-  return event.target.closest?.("input, select, textarea") !== null;
+  return Boolean(event.target.closest?.("input, select, textarea"));
 }
 
 export class Controls {
