@@ -7,6 +7,7 @@ diffusion model. Rewards are two-hot in symlog space (Hafner et al. 2023, Dreame
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,8 @@ class Outcome:
     """``[batch]`` in [0, 1]."""
     proprioception: Tensor
     """``[batch, field]``, normalised, at o_{t+1}."""
+    reward_logits: Tensor | None = None
+    """``[batch, bin]``: of the two-hot symlog reward; none where only the mean is computed."""
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -85,6 +88,7 @@ class OutcomeHead(nn.Module):
     """(o_t, p_t, a_t, o_{t+1}) and a recurrent state -> reward, end, p_{t+1}."""
 
     bins: Tensor
+    end_correction: Tensor
 
     def __init__(
         self,
@@ -118,6 +122,8 @@ class OutcomeHead(nn.Module):
         )
         bins = torch.linspace(-config.symlog_range, config.symlog_range, config.bins)
         self.register_buffer("bins", bins, persistent=False)
+        # Scale and bias of the end's logit, fitted after training (evaluation/calibration.py).
+        self.register_buffer("end_correction", torch.tensor([1.0, 0.0]))
 
     def initial(self, batch: int) -> Tensor:
         """Recurrent state before the first transition, ``[batch, hidden]``."""
@@ -135,7 +141,24 @@ class OutcomeHead(nn.Module):
         state = self.cell(features, state)
         logits, end_logit, next_proprio = self._read(state, proprio)
         reward = symexp((logits.softmax(-1) * self.bins).sum(-1))
-        return Outcome(reward, end_logit.sigmoid(), next_proprio), state
+        scale, bias = self.end_correction
+        end = (scale * end_logit + bias).sigmoid()
+        return Outcome(reward, end, next_proprio, logits), state
+
+    def correct_end(self, scale: float, bias: float) -> None:
+        """Correct the end probability further: logit <- scale x logit + bias.
+
+        Training does not see the correction; it is saved with the weights.
+        """
+        old_scale, old_bias = self.end_correction.tolist()
+        self.end_correction.copy_(torch.tensor([scale * old_scale, scale * old_bias + bias]))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any
+    ) -> None:
+        """Weights that were saved before there was a correction have none."""
+        state_dict.setdefault(f"{prefix}end_correction", torch.tensor([1.0, 0.0]))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def loss(
         self,
