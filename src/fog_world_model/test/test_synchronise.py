@@ -107,6 +107,15 @@ def test_a_dropped_frame_is_a_gap_and_is_counted() -> None:
     assert result.account["image"].dropped == 1
 
 
+def test_a_camera_that_stops_between_two_steps_is_no_gap() -> None:
+    """At 10 Hz the last image comes half a step after the last anchor."""
+    result = run(times(0, 100, 200, 300, 400, 500), {})
+    assert steps(result) == [[0, 2, 4]]
+    assert result.breaks == Counter()
+    late = run(times(0, 100, 200, 300, 400, 540, 700), {})  # none at 600
+    assert late.breaks == Counter({"camera gap": 1})
+
+
 def test_a_pause_is_no_loss() -> None:
     result = run(times(*range(0, 1000, 200), *range(60_000, 61_000, 200)), {})
     assert len(result.segments) == 2

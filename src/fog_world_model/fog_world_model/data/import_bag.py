@@ -193,25 +193,26 @@ class _Import:
         kept = sum(len(s.images) for s in episodes.segments)
         figures = episodes.contents.figures()
         recorder, losses = import_report.recorder_figures(
-            self._bag.account, [topics.image, *topics.streams]
+            self._bag.account, self._bag.warnings, [topics.image, *topics.streams]
         )
         sizes = ["{}x{} {}".format(*kind) for kind in times.kinds]
         warnings = [
             *losses,
-            *self._bag.warnings,
             *import_report.topic_warnings(account, breaks, image_topic=topics.image),
             *import_report.content_warnings(figures, task),
             *decoder.warnings(),
         ]
         for reason, count in episodes.faults.items():
-            warnings.append(f"{reason} in {count} steps, which were left out")
+            steps = import_report.counted(count, "step")
+            warnings.append(f"{reason}: {steps} left out")
         if len(sizes) > 1:
             warnings.append(
                 f"{topics.image}: size or encoding changes within the bag: {'; '.join(sizes)}"
             )
         if jumps := synchronised.breaks[REASON]:
             warnings.append(
-                f"{topics.image}: the clock jumped back {jumps} times; nothing was joined across"
+                f"{topics.image}: the clock jumped back ({import_report.counted(jumps, 'time')}); "
+                "nothing was joined across"
             )
         notes = [
             f"{topic}: its stamps are equally spaced to the microsecond while it arrived with "

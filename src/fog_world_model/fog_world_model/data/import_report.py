@@ -32,6 +32,11 @@ _NOMINAL_NS = 2_000
 _JITTER_NS = 500_000
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 step``, ``2 steps``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class Contents:
     """Statistics of a bag's episodes, gathered as they are written."""
 
@@ -198,20 +203,21 @@ def topic_warnings(
             )
         if topic == image_topic and breaks.get("camera gap"):
             found.append(
-                f"{topic}: {breaks['camera gap']} episodes end where images are missing; about "
-                f"{entry.dropped} are, between {entry.received} that were recorded"
+                f"{topic}: {counted(breaks['camera gap'], 'episode')} cut off where images are "
+                f"missing; about {entry.dropped} are, between {entry.received} that were recorded"
             )
     return found
 
 
 def recorder_figures(
-    account: Mapping[str, Mapping[str, Any]], topics: Sequence[str]
+    account: Mapping[str, Mapping[str, Any]], said: Sequence[str], topics: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """The recorder's own account of the topics, and sentences about what it lost.
 
     Args:
         account: Topic -> ``received``, ``written``, ``lost``, ``gaps`` and so on, as it lies in
             the bag; empty for bags of other recorders.
+        said: Warnings of the recorder; what they say of a topic is not said again.
         topics: Those that the task uses.
     """
     chosen = {topic: dict(account[topic]) for topic in topics if topic in account}
@@ -220,11 +226,11 @@ def recorder_figures(
     found = []
     for topic, entry in chosen.items():
         lost, gaps = entry.get("lost", 0), entry.get("gaps_total", len(entry.get("gaps", ())))
-        if lost:
-            found.append(f"{topic}: the recorder lost {lost} messages")
-        if gaps:
-            found.append(f"{topic}: the recorder saw {gaps} gaps in the stamps")
-    return chosen, found
+        for number, what in ((lost, "lost message"), (gaps, "gap")):
+            mentioned = any(topic in s and what.split()[0] in s for s in said)
+            if number and not mentioned:
+                found.append(f"{topic}: {counted(number, what)} in the recorder's account")
+    return chosen, [*found, *said]
 
 
 def broken_steps(breaks: Mapping[str, int], faults: Mapping[str, int]) -> dict[str, int]:

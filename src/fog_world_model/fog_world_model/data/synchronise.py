@@ -209,7 +209,9 @@ def synchronise(
         following = _next_on_grid(stamps, frame, period_ns, tolerance)
         if following < 0:
             following = frame + 1
-            close("camera gap" if following < len(stamps) else None)
+            # Images that come before the next step is due are no sign of a gap: the camera stopped.
+            due = stamps[frame] + (1.0 - tolerance) * period_ns
+            close("camera gap" if stamps[-1] >= due else None)
         frame = following
     close(None)
 
