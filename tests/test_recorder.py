@@ -103,7 +103,7 @@ def test_commands_outcomes_and_buttons(env: Environment, sensors: Sensors, tmp_p
     with recorder(env, tmp_path, start_button=3, success_button=0):
         sensors.offer(JOINTS, JOINT_STATE)
         status, output = fog("failure")
-        assert status == 2 and "nothing has been recorded yet" in output
+        assert status == 2 and "no bag has been closed" in output
         status, path = fog("start")
         assert status == 0
         assert path.endswith("reach_cube_000")

@@ -189,6 +189,7 @@ def test_disks_that_fill_and_disks_that_go(
         process.wait_for("the folder has disappeared")
         done, message = sensors.call("stop")
         assert not done and "not recording" in message
+        assert not sensors.call("success")[0], "the bag before is not marked in its place"
         wait_until(lambda: "disappeared" in sensors.diagnostics["bag"][1], "the cause")
         sensors.set("output", str(tmp_path / "b"))
         done, path = sensors.call("start")

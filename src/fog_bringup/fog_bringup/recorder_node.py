@@ -172,6 +172,7 @@ class RecorderNode(FogNode):
         if self._intake.session is not None:
             raise FogError(f"already recording {self._intake.session.path}")
         writer = self._open_writer()
+        self._last_bag = None  # a mark never goes to a bag before the newest
         self._subscribed.drain()  # what came before does not belong to it
         self._intake.begin(lambda accounts: self._session(writer, accounts))
         self._error = ""
@@ -191,6 +192,7 @@ class RecorderNode(FogNode):
         except FogError as error:
             self._failed(session, error)
             raise
+        self._last_bag = session.path
         return str(session.path)
 
     def _finish(self, session: RecordingSession, outcome: str, reason: str) -> None:
@@ -198,7 +200,6 @@ class RecorderNode(FogNode):
             if not self._intake.heard(topic, session.accounts):
                 session.warn(topic, "silent", f"{topic} is silent: nothing came from it")
         path = session.close(outcome=outcome, reason=reason)
-        self._last_bag = path
         counts = ", ".join(f"{topic} {a.written}" for topic, a in session.accounts.items())
         self.get_logger().info(f"closed {path} ({reason}): {counts}")
         for sentence in irregularities(session.accounts):
@@ -208,7 +209,7 @@ class RecorderNode(FogNode):
         if self._intake.session is not None:
             return self._stop(outcome)
         if self._last_bag is None:
-            raise FogError("nothing has been recorded yet that could be marked")
+            raise FogError("no bag has been closed that could be marked")
         mark_outcome(self._last_bag, outcome)
         self.get_logger().info(f"{self._last_bag} is marked as a {outcome}")
         return str(self._last_bag)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -92,6 +93,7 @@ class TopicAccount:
 
     def __post_init__(self) -> None:
         """Begin with no publisher."""
+        self._lock = threading.Lock()
         self._sources: dict[bytes, _Source] = {}
         self._current: bytes | None = None
         self._heard_ns = 0
@@ -179,14 +181,15 @@ class TopicAccount:
         self.first_ns, self.last_ns = self.first_ns or log_ns, log_ns
 
     def lose(self, at_ns: int, count: int, reason: str) -> None:
-        """Count messages that were published and are not in the bag."""
-        self.lost += count
-        last = self.losses[-1] if self.losses else None
-        # What overflows does so in bursts: one entry per second and reason.
-        if last and last["reason"] == reason and 0 <= at_ns - last["at_ns"] < 1_000_000_000:
-            last["count"] += count
-            return
-        self._list(self.losses, {"at_ns": at_ns, "count": count, "reason": reason})
+        """Count messages that were published and are not in the bag; from any thread."""
+        with self._lock:
+            self.lost += count
+            last = self.losses[-1] if self.losses else None
+            # What overflows does so in bursts: one entry per second and reason.
+            if last and last["reason"] == reason and 0 <= at_ns - last["at_ns"] < 1_000_000_000:
+                last["count"] += count
+                return
+            self._list(self.losses, {"at_ns": at_ns, "count": count, "reason": reason})
 
     def another_publisher(self) -> None:
         """What comes next may come from another, where the middleware does not say from whom."""
