@@ -191,6 +191,11 @@ def cut_short(path: Path) -> None:
     zarr.open_array(str(path / SHARD / "reward"), mode="r+").resize((3,))
 
 
+def metadata(array: Path) -> Path:
+    """What zarr 3 or zarr 2 says of an array."""
+    return next(p for p in (array / "zarr.json", array / ".zarray") if p.exists())
+
+
 def chunks(array: Path) -> list[Path]:
     return [p for p in array.rglob("*") if p.is_file() and not p.name.startswith((".", "zarr"))]
 
@@ -202,8 +207,8 @@ def chunks(array: Path) -> list[Path]:
         (lambda p: (p / "index.json").write_text('{"for'), "index.json cannot be read"),
         (lambda p: shutil.rmtree(p / SHARD / "image"), "array 'image' is missing"),
         (lambda p: shutil.rmtree(p / SHARD), "array 'image' is missing"),
-        (lambda p: (p / SHARD / "end" / "zarr.json").unlink(), "'end' cannot be read"),
-        (lambda p: (p / SHARD / "end" / "zarr.json").write_text("{}"), "'end' cannot be read"),
+        (lambda p: metadata(p / SHARD / "end").unlink(), "'end' cannot be read"),
+        (lambda p: metadata(p / SHARD / "end").write_text("{}"), "'end' cannot be read"),
         (lambda p: chunks(p / SHARD / "image")[0].unlink(), "2 of its 3 chunks are there"),
         (lambda p: edit(p, lambda a: a.update(format=0)), "format 0"),
         (lambda p: edit(p, lambda a: a.clear()), "format None"),

@@ -54,7 +54,8 @@ def same(found: Episode, expected: Episode) -> None:
 
 
 def chunks(path: Path, array: str) -> list[Path]:
-    return sorted(p for p in (path / SHARD / array).iterdir() if p.name != "zarr.json")
+    files = (path / SHARD / array).iterdir()
+    return sorted(p for p in files if not p.name.startswith((".", "zarr")))
 
 
 def flip(path: Path, place: int = -1) -> None:

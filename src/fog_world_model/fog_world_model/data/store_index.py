@@ -150,7 +150,7 @@ def read_index(folder: Path) -> tuple[StoreIndex, dict[str, Any]]:
                 f"{where}: its import was not finished (no index.json); run the same 'fog import' "
                 "again, finished bags are kept"
             )
-        old = (folder / "zarr.json").exists() or (folder / ".zattrs").exists()
+        old = any((folder / name).exists() for name in ("zarr.json", ".zgroup"))
         raise FogError(
             f"{where}: not an episode store of format {FORMAT}"
             + (": it was made by an older version; make it again with 'fog import'" if old else "")
