@@ -417,7 +417,7 @@ from fog_bringup.play.client import ImaginedEnvClient
 
 assert "torch" not in sys.modules
 found = {}
-with ImaginedEnvClient(sys.argv[1], max_steps=3) as env:
+with ImaginedEnvClient(sys.argv[1], max_steps=3, images="float32") as env:
     actions = np.random.default_rng(5).uniform(-1, 1, (2, 4, *env.action_space.shape))
     for round in range(2):
         observation, info = env.reset(seed=11 if round == 0 else None)
@@ -447,7 +447,7 @@ def test_a_program_in_another_process_gets_what_an_imagined_env_gives(
         contexts = WindowSampler(EpisodeStore(toy[0]), length=model.context_frames, seed=11)
         env = ImaginedEnv(model, contexts, environments=1, max_steps=3, seed=11)
         for number in range(2):
-            windows = env.restart(None if number == 0 else torch.ones(1, dtype=torch.bool))
+            windows = env.restart()
             np.testing.assert_array_equal(found[f"context{number}"], windows.image[0])
             image, proprioception = env.observation
             np.testing.assert_array_equal(found[f"image{number}"][0], image[0])
@@ -467,6 +467,8 @@ def test_a_program_in_another_process_gets_what_an_imagined_env_gives(
 
 def test_the_client_is_a_gymnasium_environment(server: str) -> None:
     with ImaginedEnvClient(server, split="validation") as env:
+        # Before anything else was done: the seed is drawn.
+        assert (env.reset()[0]["image"] == env.render()).all()
         assert env.task.name == "reach_cube"
         check_env(env, skip_render_check=True)
         with pytest.raises(FogError, match=r"3 numbers in \[-1, 1\]"):
@@ -481,6 +483,31 @@ def test_the_client_is_a_gymnasium_environment(server: str) -> None:
     wrapped.step(wrapped.action_space.sample())
     assert wrapped.step(wrapped.action_space.sample())[3]
     wrapped.close()
+
+
+def test_a_program_starts_where_it_wants(server: str, toy: tuple[Path, Path]) -> None:
+    store = EpisodeStore(toy[0])
+    with ImaginedEnvClient(server) as env:
+        observation, info = env.reset(seed=1, options={"episode": 4, "row": 6})
+        length = len(info["context"]["image"])
+        recorded = store.episode(4)
+        np.testing.assert_array_equal(info["context"]["image"], recorded.image[6 : 6 + length])
+        np.testing.assert_array_equal(observation["image"], recorded.image[6 + length - 1])
+        np.testing.assert_array_equal(info["context"]["action"], recorded.action[6 : 6 + length])
+        action = np.full(3, 0.5, np.float32)
+        first = env.step(action)
+        env.step(action)
+        env.reset(seed=1, options={"episode": 4, "row": 6})
+        again = env.step(action)
+        np.testing.assert_array_equal(first[0]["image"], again[0]["image"])
+        assert first[1] == again[1]
+        room = int(store.lengths[4]) - length
+        with pytest.raises(FogError, match=f"episode 4 can be started from 0 to {room}"):
+            env.reset(options={"episode": 4, "row": room + 1})
+        with pytest.raises(FogError, match="episode: expected 0 to 5"):
+            env.reset(options={"episode": 6})
+        with pytest.raises(FogError, match="options: rows: known are episode and row"):
+            env.reset(options={"rows": 6})
 
 
 def test_nobody_there_is_said(server: str) -> None:

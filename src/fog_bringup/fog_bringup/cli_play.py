@@ -47,6 +47,7 @@ class Play:
         from fog_bringup.cli_training import seconds
         from fog_bringup.play import server
         from fog_bringup.play.guard import is_loopback
+        from fog_bringup.play.worker import Worker
 
         try:
             idle_s = seconds(self.idle_timeout)
@@ -57,13 +58,15 @@ class Play:
         with server.listen(self.host, self.port) as listener:
             address, port = listener.getsockname()[:2]
             public = not is_loopback(address)
-            world = self._world()
-            notes = _say_speed(world)
+            worker = Worker()
+            world = worker.wait_for(self._world)
+            notes = _say_speed(world, worker.wait_for(world.step_seconds))
             if public:
                 notes.append("The network can reach this world: --host is not this machine's own.")
                 _warn(address, port)
             app = server.make_app(
                 world,
+                worker,
                 idle_timeout_s=idle_s,
                 names={*self.name, self.host, *([socket.gethostname()] if public else [])},
                 public=public,
@@ -99,10 +102,9 @@ class Play:
         return world
 
 
-def _say_speed(world: PlayedWorld) -> list[str]:
-    """Measure a step and say whether the device keeps up; the same as notes for the page."""
+def _say_speed(world: PlayedWorld, took: float) -> list[str]:
+    """Say whether the device keeps up with steps that take so long, s; notes for the page."""
     period = 1.0 / world.store.task.control_hz
-    took = world.step_seconds()
     print(
         f"{world.device}: a step takes {1e3 * took:.0f} ms of the {1e3 * period:.0f} ms between "
         f"two steps at {world.store.task.control_hz:g} Hz"

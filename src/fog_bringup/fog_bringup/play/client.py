@@ -14,7 +14,7 @@ import base64
 import contextlib
 import http.client
 import json
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import gymnasium
@@ -36,11 +36,10 @@ class WorldTakenError(FogError):
 class ImaginedEnvClient(gymnasium.Env[Any, Array]):
     """One imagined environment over HTTP.
 
-    An observation holds ``image``, ``[channel, height, width]`` in [-1, 1], and
-    ``proprioception``, ``[field]``, normalised as the model was trained; both float32. ``info`` of
-    a reset holds ``context``: what was recorded before, for policies that are warmed up on it
-    (``image``, ``proprioception`` and ``action`` ``[time, ...]``; the last observation is the one
-    that is returned, and the action of the last row is not used).
+    An observation holds ``image`` and ``proprioception``, ``[field]``, normalised as the model was
+    trained, float32. ``info`` of a reset holds ``context``: what was recorded before, for policies
+    that are warmed up on it (``image``, ``proprioception`` and ``action`` ``[time, ...]``; the last
+    observation is the one that is returned, and the action of the last row is not used).
 
     Attributes:
         task: The task of the world.
@@ -52,6 +51,7 @@ class ImaginedEnvClient(gymnasium.Env[Any, Array]):
         *,
         split: str = "training",
         max_steps: int | None = None,
+        images: Literal["uint8", "float32"] = "uint8",
         timeout_s: float = 30.0,
     ) -> None:
         """Take the world.
@@ -61,6 +61,8 @@ class ImaginedEnvClient(gymnasium.Env[Any, Array]):
             split: Of the episodes that worlds start from: ``training`` or ``validation``.
             max_steps: Steps after which a world is cut (``truncated``); the task's limit when
                 not given.
+            images: ``uint8``: ``[height, width, channel]``; ``float32``: ``[channel, height,
+                width]`` in [-1, 1], as the models have them.
             timeout_s: Longest wait for an answer.
 
         Raises:
@@ -74,15 +76,24 @@ class ImaginedEnvClient(gymnasium.Env[Any, Array]):
         self._connection = http.client.HTTPConnection(
             address.hostname, address.port or 80, timeout=timeout_s
         )
-        opened = self._ask("POST", "/api/env", {"split": split, "max_steps": max_steps})
+        opened = self._ask(
+            "POST", "/api/env", {"split": split, "max_steps": max_steps, "images": images}
+        )
         try:
             self._token = str(opened["token"])
             self.task: TaskConfig = task_from_dict(opened["task"], source=url)
             fields, size = tuple(opened["proprioception"]), tuple(opened["action"])
-            image = spaces.Box(-1.0, 1.0, tuple(opened["image"]), np.float32)
+            height, width, channels = opened["image"]
         except (KeyError, TypeError) as error:
             raise FogError(f"{url}: is not a fog play of this version ({error!r})") from error
-        self.metadata = {"render_modes": [], "render_fps": self.task.control_hz}
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": self.task.control_hz}
+        self.render_mode = "rgb_array"
+        self._shown: Array | None = None
+        image = (
+            spaces.Box(0, 255, (height, width, channels), np.uint8)
+            if images == "uint8"
+            else spaces.Box(-1.0, 1.0, (channels, height, width), np.float32)
+        )
         proprioception = spaces.Box(-np.inf, np.inf, fields, np.float32)
         self.observation_space = spaces.Dict({"image": image, "proprioception": proprioception})
         self.action_space = spaces.Box(-1.0, 1.0, size, np.float32)
@@ -95,15 +106,20 @@ class ImaginedEnvClient(gymnasium.Env[Any, Array]):
         Args:
             seed: Of the imagination and of the contexts from now on; without one the next context
                 is drawn.
-            options: There are none.
+            options: ``episode``: index of an episode in the store to start from instead of a
+                context that is drawn; ``row``: the first observation of the context there.
 
         Raises:
-            FogError: The world was lost (idle for too long, or the server has ended).
+            FogError: There is no such episode or row, or the world was lost (idle for too long, or
+                the server has ended).
         """
         super().reset(seed=seed)
-        answer = self._ask("POST", "/api/env/reset", {"seed": seed})
+        chosen = {key: int(value) for key, value in (options or {}).items()}
+        if unknown := chosen.keys() - {"episode", "row"}:
+            raise FogError(f"options: {', '.join(sorted(unknown))}: known are episode and row")
+        answer = self._ask("POST", "/api/env/reset", {"seed": seed, **chosen})
         context = {name: _array(value) for name, value in answer["context"].items()}
-        return _observation(answer), {"context": context}
+        return self._observation(answer), {"context": context}
 
     def step(self, action: Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Imagine one step.
@@ -121,12 +137,21 @@ class ImaginedEnvClient(gymnasium.Env[Any, Array]):
         values = np.asarray(action, np.float32).tolist()
         answer = self._ask("POST", "/api/env/step", {"action": values})
         return (
-            _observation(answer),
+            self._observation(answer),
             float(answer["reward"]),
             bool(answer["terminated"]),
             bool(answer["truncated"]),
             {},
         )
+
+    def render(self) -> Array:
+        """What the world shows now, uint8 ``[height, width, channel]``."""
+        if self._shown is None:
+            raise gymnasium.error.ResetNeeded("reset the environment before it is rendered")
+        if self._shown.dtype == np.uint8:
+            return self._shown
+        levels = (self._shown.clip(-1.0, 1.0) + 1.0) * 127.5
+        return np.moveaxis(levels.round().astype(np.uint8), 0, -1)
 
     def close(self) -> None:
         """Give the world back; a second time does nothing."""
@@ -136,6 +161,11 @@ class ImaginedEnvClient(gymnasium.Env[Any, Array]):
                 self._ask("DELETE", "/api/env", None)
             self._token = ""
         self._connection.close()
+
+    def _observation(self, answer: dict[str, Any]) -> Observation:
+        found = {name: _array(answer[name]) for name in ("image", "proprioception")}
+        self._shown = found["image"]
+        return found
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         content = b"" if body is None else json.dumps(body).encode()
@@ -160,10 +190,6 @@ class ImaginedEnvClient(gymnasium.Env[Any, Array]):
         detail = answer.get("detail", "") if isinstance(answer, dict) else ""
         kind = WorldTakenError if response.status == 409 else FogError
         raise kind(f"{self._url}: {detail or f'answered with status {response.status}'}")
-
-
-def _observation(answer: dict[str, Any]) -> Observation:
-    return {name: _array(answer[name]) for name in ("image", "proprioception")}
 
 
 def _array(content: dict[str, Any]) -> Array:

@@ -4,7 +4,7 @@ From the page:
 
 ==========  ======================================================================================
 ``drive``   ``deflection`` per field in [-1, 1], from now on; ``input``: a person caused it
-``shown``   ``step``: the page has drawn it; at most two steps are under way
+``shown``   ``step``: the page has drawn it; only a few steps are under way
 ``run``     let time go on
 ``stop``    hold time
 ``once``    one step, then hold time
@@ -23,7 +23,7 @@ import dataclasses
 from typing import Any
 
 from fog_bringup.play.controls import field_controls
-from fog_bringup.play.world import Image, PlayedContext, PlayedStep, PlayedWorld
+from fog_bringup.play.world import MOST_STEPS, Image, PlayedContext, PlayedStep, PlayedWorld
 from fog_world_model.task import TaskConfig
 
 MOST_EPISODES = 1000
@@ -50,6 +50,7 @@ def hello(
         "height": task.image.height,
         "context_frames": world.model.context_frames,
         "max_steps": task.episode.max_steps,
+        "most_steps": MOST_STEPS,
         "controls": [dataclasses.asdict(c) for c in field_controls(task.action)],
         "episodes": [
             {"index": c.index, "rows": c.rows, "held_out": c.held_out, "outcome": c.outcome}

@@ -3,7 +3,7 @@
 ======================  ==========================================================================
 ``GET /api/status``     the task, and whether the world is taken
 ``POST /api/env``       take it: answers with a token, sizes and bounds; 409 where it is taken
-``POST /api/env/reset`` ``seed`` (may be null): the first observation
+``POST /api/env/reset`` ``seed``, ``episode``, ``row`` (each may be left out): first observation
 ``POST /api/env/step``  ``action``: observation, reward, terminated, truncated
 ``DELETE /api/env``     give it back
 ======================  ==========================================================================
@@ -25,19 +25,21 @@ from fastapi import APIRouter, Header, HTTPException
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from fog_bringup.play.program_env import ProgramEnv
 from fog_bringup.play.seat import Seat, SeatTakenError, Visitor
 from fog_bringup.play.worker import Worker
 from fog_bringup.play.world import PlayedWorld
-from fog_world_model.data.windows import Windows
+from fog_world_model.data.windows import to_uint8_image
 from fog_world_model.errors import FogError
-from fog_world_model.imagination import ImaginedEnv
 
 
 class Opening(BaseModel):
     """What a program asks for."""
 
     split: Literal["training", "validation"] = "training"
-    """Of the episodes that contexts come from."""
+    """Of the episodes that contexts are drawn from."""
+    images: Literal["uint8", "float32"] = "uint8"
+    """``[height, width, channel]``, or ``[channel, height, width]`` in [-1, 1]."""
     max_steps: int | None = Field(default=None, ge=1, le=1_000_000)
     """Steps after which a world is cut; the task's own limit when not given."""
 
@@ -46,7 +48,11 @@ class Reset(BaseModel):
     """Start another world."""
 
     seed: int | None = Field(default=None, ge=0, lt=2**63)
-    """Of imagination and contexts; without one the next context is drawn."""
+    """Of imagination and contexts from now on."""
+    episode: int | None = None
+    """Where to start; a context is drawn without it."""
+    row: int = 0
+    """Of that episode: the first observation of the context."""
 
 
 class Step(BaseModel):
@@ -70,9 +76,8 @@ class Programs:
     def __init__(self, world: PlayedWorld, worker: Worker, seat: Seat) -> None:
         """Share the world, the thread and the seat with the page."""
         self._world, self._worker, self._seat = world, worker, seat
-        self._owner: Visitor | None = None
         self._opening = Opening()
-        self._env: ImaginedEnv | None = None
+        self._env: ProgramEnv | None = None
 
     async def open(self, opening: Opening) -> dict[str, Any]:
         """Take the seat.
@@ -81,40 +86,54 @@ class Programs:
             SeatTakenError: Somebody else has it.
         """
         visitor = self._seat.take("program")
-        self._owner, self._opening, self._env = visitor, opening, None
+        self._opening, self._env = opening, None
         task = self._world.store.task
         return {
             "token": visitor.token,
             "task": task.to_dict(),
             "task_hash": task.hash,
-            "image": [3, task.image.height, task.image.width],
+            "image": [task.image.height, task.image.width, 3],
             "proprioception": [task.proprioception_size],
             "action": [task.action_size],
             "idle_timeout_s": self._seat.idle_timeout_s,
         }
 
-    async def reset(self, visitor: Visitor, seed: int | None) -> dict[str, Any]:
+    async def reset(self, request: Reset) -> dict[str, Any]:
         """Start a world.
 
         Raises:
             FogError: The split has no episode that is long enough.
+            ValueError: The chosen place does not exist.
         """
+        opening, env = self._opening, self._env
 
-        def start(env: ImaginedEnv | None) -> tuple[ImaginedEnv, dict[str, Any]]:
-            if env is None or seed is not None:
-                env = self._world.environment(
-                    split=self._opening.split,
-                    max_steps=self._opening.max_steps or self._world.store.task.episode.max_steps,
-                    seed=secrets.randbelow(2**31) if seed is None else seed,
-                )
-                return env, _started(env, env.restart())
-            everything = torch.ones(env.environments, dtype=torch.bool, device=self._world.device)
-            return env, _started(env, env.restart(everything))
+        def start() -> tuple[ProgramEnv, dict[str, Any]]:
+            limit = opening.max_steps or self._world.store.task.episode.max_steps
+            began = env or self._world.environment(split=opening.split, max_steps=limit)
+            seed = request.seed
+            if env is None and seed is None:
+                seed = secrets.randbelow(2**31)
+            windows, image, proprioception = began.reset(seed, request.episode, request.row)
+            return began, {
+                "image": self._image(image[0]),
+                "proprioception": array(proprioception[0]),
+                # A recurrent policy is warmed up on what was before.
+                "context": {
+                    "image": self._image(windows.image[0]),
+                    "proprioception": array(windows.proprioception[0]),
+                    "action": array(windows.action[0]),
+                },
+            }
 
-        env, answer = await self._worker.call(start, self._env)
-        if self._owner is visitor:
-            self._env = env
+        began, answer = await self._worker.call(start)
+        if self._opening is opening:
+            self._env = began
         return answer
+
+    def _image(self, image: Tensor) -> dict[str, Any]:
+        if self._opening.images == "float32":
+            return array(image)
+        return array(torch.from_numpy(np.ascontiguousarray(to_uint8_image(image))))
 
     async def step(self, action: list[float]) -> dict[str, Any]:
         """Go on by one step.
@@ -130,13 +149,13 @@ class Programs:
 
         def go_on() -> dict[str, Any]:
             given = torch.tensor([action], dtype=torch.float32, device=self._world.device)
-            step = env.step(given)
+            step, cut = env.step(given)
             return {
-                "image": array(step.image[0]),
+                "image": self._image(step.image[0]),
                 "proprioception": array(step.proprioception[0]),
                 "reward": float(step.reward[0]),
                 "terminated": bool(step.end[0]),
-                "truncated": bool(env.due[0]),
+                "truncated": cut,
             }
 
         return await self._worker.call(go_on)
@@ -144,21 +163,7 @@ class Programs:
     def close(self, visitor: Visitor) -> None:
         """Give the seat back."""
         self._seat.leave(visitor)
-        self._owner, self._env = None, None
-
-
-def _started(env: ImaginedEnv, windows: Windows) -> dict[str, Any]:
-    image, proprioception = env.observation
-    return {
-        "image": array(image[0]),
-        "proprioception": array(proprioception[0]),
-        # A recurrent policy is warmed up on what was before.
-        "context": {
-            "image": array(windows.image[0]),
-            "proprioception": array(windows.proprioception[0]),
-            "action": array(windows.action[0]),
-        },
-    }
+        self._env = None
 
 
 def program_routes(world: PlayedWorld, worker: Worker, seat: Seat) -> APIRouter:
@@ -195,9 +200,10 @@ def program_routes(world: PlayedWorld, worker: Worker, seat: Seat) -> APIRouter:
 
     @routes.post("/env/reset")
     async def reset(body: Reset, authorization: Annotated[str, Header()] = "") -> dict[str, Any]:
+        who(authorization)
         try:
-            return await programs.reset(who(authorization), body.seed)
-        except FogError as error:
+            return await programs.reset(body)
+        except (FogError, ValueError) as error:
             raise HTTPException(422, str(error)) from error
 
     @routes.post("/env/step")

@@ -33,6 +33,7 @@ _log = logging.getLogger("fog.play")
 
 def make_app(
     world: PlayedWorld,
+    worker: Worker,
     *,
     idle_timeout_s: float = 300.0,
     names: Iterable[str] = (),
@@ -43,12 +44,13 @@ def make_app(
 
     Args:
         world: What is played.
+        worker: The thread that owns the device; it ends with the server.
         idle_timeout_s: A visitor who does nothing for so long loses the world.
         names: Names other than ``localhost`` by which this machine may be called.
         public: Whether it may be called by addresses other than loopback.
         notes: Shown on the page.
     """
-    seat, worker, shown = Seat(idle_timeout_s), Worker(), list(notes)
+    seat, shown = Seat(idle_timeout_s), list(notes)
     encoding = asyncio.Lock()
 
     @contextlib.asynccontextmanager

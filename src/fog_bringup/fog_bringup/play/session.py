@@ -18,8 +18,9 @@ from fog_bringup.play.seat import Seat, Visitor
 from fog_bringup.play.worker import Worker
 from fog_bringup.play.world import PlayedStep, PlayedWorld
 
-_UNDER_WAY = 2
-"""Steps that the page may not have drawn yet; a slow connection slows the world down."""
+_UNDER_WAY_S = 0.4
+"""Steps of this time, but at least two, may be under way to the page: a slow connection slows the
+world down."""
 _RATE_STEPS = 10
 """Steps over which the rate is taken."""
 STOPPED, DRIVING, REPLAYING = "stopped", "driving", "replaying"
@@ -43,6 +44,7 @@ class Session:
         self._task = world.store.task
         self._mode = STOPPED
         self._deflection = [0.0] * self._task.action_size
+        self._under_way = max(2, round(_UNDER_WAY_S * self._task.control_hz))
         self._once = False
         self._sent = self._shown = 0
         self._times: collections.deque[float] = collections.deque(maxlen=_RATE_STEPS + 1)
@@ -84,7 +86,7 @@ class Session:
             try:
                 message = json.loads(await self._socket.receive_text())
                 await self._obey(message)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
                 await self._send({"type": "error", "text": f"not understood: {error}"})
 
     async def _obey(self, message: dict[str, Any]) -> None:
@@ -148,7 +150,7 @@ class Session:
         due = time.monotonic()
         while True:
             waits = self._mode == STOPPED and not self._once
-            if waits or self._sent - self._shown >= _UNDER_WAY:
+            if waits or self._sent - self._shown >= self._under_way:
                 self._wake.clear()
                 await self._wake.wait()
                 continue

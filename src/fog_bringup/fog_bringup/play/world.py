@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fog_bringup.play.program_env import ProgramEnv
 from fog_world_model.data.episodes import Episode, EpisodeStore
 from fog_world_model.data.image_sources import ImagesOnDisk
 from fog_world_model.data.windows import Windows, WindowSampler, to_float_image, to_uint8_image
 from fog_world_model.errors import FogError
-from fog_world_model.global_model.global_model import GlobalModel, WorldState
-from fog_world_model.imagination import ImaginedEnv
+from fog_world_model.global_model.global_model import GlobalModel
+from fog_world_model.global_model.worlds import worlds
 from fog_world_model.task import FloatArray
 
 Image = npt.NDArray[np.uint8]
@@ -84,7 +85,6 @@ class _Play:
 
     context: PlayedContext
     episode: Episode
-    state: WorldState
     generator: torch.Generator
     steps: list[PlayedStep] = field(default_factory=list)
     count: int = 0
@@ -120,6 +120,7 @@ class PlayedWorld:
                 "another --store"
             )
         self._play: _Play | None = None
+        self._worlds = worlds(self.model)
         self._images: ImagesOnDisk | None = None
 
     def first_choice(self) -> EpisodeChoice:
@@ -151,12 +152,9 @@ class PlayedWorld:
             recorded.image[row : row + length],
             choice.rows - row - length,
         )
-        self._play = _Play(
-            context,
-            recorded,
-            self.model.start(self._window(recorded, row, length)),
-            torch.Generator(device=self.device).manual_seed(seed),
-        )
+        self._worlds.put(self.model.start(self._window(recorded, row, length)))
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        self._play = _Play(context, recorded, generator)
         return context
 
     def again(self) -> PlayedContext:
@@ -174,10 +172,10 @@ class PlayedWorld:
         begun = time.perf_counter()
         play = self._playing
         given = torch.from_numpy(np.asarray(action, np.float32))[None].to(self.device)
-        play.state, outcome = self.model.step(play.state, given, play.generator)
+        outcome = self._worlds.step(given, play.generator)
         draw = torch.rand(1, generator=play.generator, device=self.device)
         play.count += 1
-        image = to_uint8_image(play.state.frames[0, -1])
+        image = to_uint8_image(self._worlds.last[0][0])
         imagined = PlayedStep(
             step=play.count,
             image=image,
@@ -221,13 +219,12 @@ class PlayedWorld:
         """What was done since the start, for a video."""
         return self._playing.context, list(self._playing.steps)
 
-    def environment(self, *, split: str, max_steps: int, seed: int) -> ImaginedEnv:
-        """An environment for a program: one world, contexts drawn at random.
+    def environment(self, *, split: str, max_steps: int) -> ProgramEnv:
+        """An environment for a program.
 
         Args:
-            split: Of the episodes that contexts come from: ``training`` or ``validation``.
+            split: Of the episodes that contexts are drawn from: ``training`` or ``validation``.
             max_steps: Steps after which a world is cut.
-            seed: Of the imagination and of the contexts.
 
         Raises:
             FogError: The split has no episode that is long enough.
@@ -235,21 +232,9 @@ class PlayedWorld:
         if self._images is None:
             # A program needs one context at a time, not a whole split in memory.
             self._images = ImagesOnDisk(self.store, workers=1)
-        contexts = WindowSampler(
-            self.store,
-            length=self.model.context_frames,
-            split=split,
-            seed=seed,
-            images=self._images,
-        )
-        return ImaginedEnv(
-            self.model,
-            contexts,
-            environments=1,
-            max_steps=max_steps,
-            seed=seed,
-            device=self.device,
-        )
+        length = self.model.context_frames
+        sampler = WindowSampler(self.store, length=length, split=split, images=self._images)
+        return ProgramEnv(self.model, self.store, sampler, max_steps, self.device)
 
     def step_seconds(self, steps: int = 5) -> float:
         """Median time of a step, s, after one to warm up; the world is started for it."""

@@ -65,7 +65,8 @@ async function save() {
     link.download = `${hello.task}-episode-${started.episode}-from-${started.row}.mp4`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    say(`Saved as ${link.download}`);
+    const cut = rewards.length > hello.most_steps ? ` (its first ${hello.most_steps} steps)` : "";
+    say(`Saved as ${link.download}${cut}`);
   } catch (error) {
     say(`The video could not be saved: ${error.message}`, true);
   } finally {
@@ -95,7 +96,7 @@ function connect() {
     if (mine === socket) receive(JSON.parse(event.data));
   };
   mine.onclose = () => {
-    if (mine !== socket || ["taken", "idle"].includes(document.body.dataset.state)) return;
+    if (mine !== socket || ["taken", "idle", "failed"].includes(document.body.dataset.state)) return;
     away("lost", "The connection is lost", "Is fog play still running? It is tried again every 3 seconds.", "Try again");
     retry = setTimeout(connect, RETRY_MS);
   };
@@ -134,7 +135,10 @@ function receive(message) {
     context: onContext,
     step: onStep,
     mode: onMode,
-    error: () => say(message.text, true),
+    error: () => {
+      say(message.text, true);
+      if (message.fatal) away("failed", "The world has failed", message.text, "Try again");
+    },
     taken: () => {
       away("taken", "The world is taken", `${message.text} This page waits for it.`, "Try again");
       retry = setTimeout(waitUntilFree, FIRST_RETRY_MS);
