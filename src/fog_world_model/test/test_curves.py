@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import resource
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fog_world_model.training import curves as curves_module
 from fog_world_model.training.curves import Curves
 from fog_world_model.training.loop import LoopConfig
 from fog_world_model.training.picture_strip import PictureStrip, strip
-from fog_world_model.training.train_world_models import train_global
+from fog_world_model.training.train_world_models import train_global, train_local
 
 
 def points(folder: Path, name: str) -> list[tuple[int, float]]:
@@ -92,6 +93,19 @@ def test_pictures_change_nothing(tmp_path: Path, coded_store: EpisodeStore) -> N
     for name in ("model", "ema", "training"):
         file = f"{name}.safetensors"
         assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "drawn" / file).read_bytes()
+
+
+def test_curves_of_a_run(tmp_path: Path, coded_store: EpisodeStore) -> None:
+    """Losses as in the result; the rate of step 50 of 60 by hand."""
+    loop = LoopConfig(max_steps=60, batch_size=2, learning_rate=1e-3, device="cpu")
+    result = train_local(coded_store, tmp_path / "a", loop, preset="tiny", window=5)
+    ((step, total),) = points(tmp_path / "a.tensorboard", "total")
+    assert step == 50
+    assert total == pytest.approx(result.curve[0]["total"])
+    ((_, rate),) = points(tmp_path / "a.tensorboard", "training/learning_rate")
+    assert rate == pytest.approx(1e-3 * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * 49 / 60))))
+    ((_, norm),) = points(tmp_path / "a.tensorboard", "training/gradient_norm")
+    assert norm > 0
 
 
 def test_strip_by_hand() -> None:

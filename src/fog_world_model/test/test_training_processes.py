@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from fog_world_model.data.episodes import EpisodeStore
+from fog_world_model.data.windows import WindowSampler
 from fog_world_model.training.checkpoint import open_checkpoint
 from fog_world_model.training.train_world_models import load_global
 
@@ -173,3 +174,23 @@ def test_one_of_two_fails_and_ends_both(tmp_path: Path, coded_store: EpisodeStor
     assert "Traceback" not in first.stderr + second.stderr
     assert open_checkpoint(path, "local").manifest["step"] == 8
     assert open_checkpoint(path, "local").tensors("training")
+
+
+def test_a_loss_of_one_of_two_is_no_number(tmp_path: Path, coded_store: EpisodeStore) -> None:
+    """Row 1 of the second process is row 5 of the batch; the main process names its place."""
+    path = tmp_path / "local"
+    answers = children(coded_store, path, 2, rank=1, at={4: "not a number"})
+    assert [answer.status for answer in answers] == [2, 2]
+    sampler = WindowSampler(coded_store, length=5)
+    for _ in range(4):
+        sampler.sample(LOOP["batch_size"])
+    said = answers[0].stderr
+    assert "fog: training step 3: the loss is not finite" in said
+    named = said[said.index("its windows at fault: ") :]
+    assert sampler.describe([5])[0] in named
+    assert named.count("episode ") == sum(
+        place == sampler.describe([5])[0] for place in sampler.describe(range(8))
+    )
+    checkpoint = open_checkpoint(path, "local")
+    assert checkpoint.manifest["step"] == 3
+    assert all(bool(torch.isfinite(v).all()) for v in checkpoint.tensors("model").values())

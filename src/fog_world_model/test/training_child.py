@@ -42,7 +42,8 @@ def start(told: dict[str, Any], folder: Path, processes: int = 1) -> list[ForkSe
 
     What is ``told``: ``kind``, ``store``, ``output``, ``loop`` (settings), ``resume``,
     ``largest_file`` in bytes, and what happens in process ``rank`` at which call of the loss:
-    ``at`` (call -> name of a signal, or ``out of memory``).
+    ``at`` (call -> name of a signal, ``out of memory``, or ``not a number`` for the loss of the
+    window that is then in row 1, whenever it is computed).
     """
     context = multiprocessing.get_context("forkserver")
     # What is installed; before Python 3.13 the server does not look in this file's folder.
@@ -99,18 +100,24 @@ def _train(told: dict[str, Any]) -> int:
     if limit := told.get("largest_file"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     kind = {"global": GlobalModel, "local": LocalModel}[told["kind"]]
-    true_loss, calls = kind.loss, 0
+    true_loss, calls, spoiled = kind.loss, 0, torch.tensor(float("inf"))
 
     def loss(self: Any, windows: Any) -> dict[str, torch.Tensor]:
-        nonlocal calls
+        nonlocal calls, spoiled
         calls += 1
         happens = told.get("at", {}).get(calls)
         if happens and int(os.environ.get("RANK", "0")) == told.get("rank", 0):
             print(f"{happens} at call {calls}", file=sys.stderr, flush=True)
             if happens == "out of memory":
                 torch.empty(2**58)
-            os.kill(os.getpid(), signal.Signals[happens])
-        return true_loss(self, windows)  # type: ignore[no-any-return]
+            elif happens == "not a number":
+                spoiled = windows.image[1].clone()
+            else:
+                os.kill(os.getpid(), signal.Signals[happens])
+        losses = true_loss(self, windows)
+        if any(torch.equal(image, spoiled) for image in windows.image):
+            losses["total"] = losses["total"] * float("nan")
+        return losses
 
     kind.loss = loss  # type: ignore[method-assign]
     fit = {"global": train_global, "local": train_local}[told["kind"]]

@@ -63,7 +63,8 @@ def fit(
     ended begins to learn faster again, and falls to the end a second time.
 
     Started by ``accelerate launch`` or ``torchrun``, the processes divide each batch among them;
-    random numbers, results and checkpoints are those of one process, but for rounding.
+    random numbers, results and checkpoints are those of one process, but for rounding. Another
+    number of processes may go on from a checkpoint. On several nodes, all must see ``output``.
 
     Args:
         model: What is trained.
@@ -137,6 +138,7 @@ class _Run:
         self._curve: list[dict[str, float]] = []
         self._averages: dict[str, float] = {}
         self._stopped: str | None = None
+        self._norm = 0.0
         self._begun = time.monotonic()
 
     @property
@@ -208,7 +210,7 @@ class _Run:
                     row = {"step": self._step, "seconds": round(self._seconds, 2)}
                     self._curve.append({**row, **self._averages})
                     if curves is not None:
-                        curves.add(self._averages, self._step)
+                        curves.add({**self._averages, **self._figures()}, self._step)
                 if not main:
                     continue
                 if time.monotonic() - saved > config.checkpoint_every_s:
@@ -240,6 +242,7 @@ class _Run:
             if not math.isfinite(losses["total"]):
                 self._give_up(f"the loss is not finite ({_text(losses)})", batch)
             norm = float(nn.utils.clip_grad_norm_(self._raw.parameters(), config.gradient_clip))
+            self._norm = norm
             if not math.isfinite(norm):  # one such step would make every weight NaN
                 self._give_up(f"the gradient is not finite (norm {norm}, {_text(losses)})", batch)
             self._optimiser.step()
@@ -294,6 +297,15 @@ class _Run:
             f"{self._output} holds the weights from before it. Look for bad values in the data, "
             "or go on behind this batch with --resume and a lower --learning-rate"
         )
+
+    def _figures(self) -> dict[str, float]:
+        """What TensorBoard shows beside the losses."""
+        windows = self._step * self._config.batch_size
+        return {
+            "training/learning_rate": float(self._optimiser.param_groups[0]["lr"]),
+            "training/gradient_norm": self._norm,
+            "training/windows_per_second": windows / max(self._seconds, 1e-9),
+        }
 
     def _save(self) -> None:
         state = random_state.capture(self._processes.device)
