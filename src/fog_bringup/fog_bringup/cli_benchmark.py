@@ -113,6 +113,39 @@ class TrainingBenchmark:
 
 
 @dataclass
+class ImaginationBenchmark:
+    """Frames imagined per second, per preset and batch, against DIAMOND's network."""
+
+    json: bool = False
+    """Print one JSON object."""
+    seconds: float = 5.0
+    """Length of each measurement."""
+    presets: tuple[str, ...] = ("small", "diamond", "large")
+    """Which sizes of the global model."""
+    batches: tuple[int, ...] = (1, 16, 64, 256)
+    """Environments side by side."""
+    device: str = "auto"
+    """``auto`` takes a GPU when there is one."""
+    compile_seconds: float = 300.0
+    """On a processor no further model is compiled after so long; 0 compiles none."""
+
+    def run(self) -> int:
+        """Measure."""
+        from fog_bringup.benchmarks.imagination import measure
+
+        return _show(
+            lambda: measure(
+                self.seconds,
+                presets=self.presets,
+                batches=self.batches,
+                device=self.device,
+                compile_seconds=self.compile_seconds,
+            ),
+            self.json,
+        )
+
+
+@dataclass
 class Benchmark:
     """Measure rates and ratios on this machine."""
 
@@ -121,6 +154,7 @@ class Benchmark:
         | Annotated[ImportBenchmark, subcommand("import")]
         | Annotated[LoaderBenchmark, subcommand("loader")]
         | Annotated[TrainingBenchmark, subcommand("training")]
+        | Annotated[ImaginationBenchmark, subcommand("imagination")]
     )
 
     def run(self) -> int:

@@ -108,6 +108,11 @@ class ImaginedEnv:
         """
         return self._begun("observation was read").last
 
+    @property
+    def worlds(self) -> Worlds:
+        """The worlds that the environments live in."""
+        return self._begun("worlds was read")
+
     def reseed(self, seed: int) -> None:
         """Begin the random numbers of the imagination anew (the contexts have their own)."""
         self._generator.manual_seed(seed)
