@@ -241,28 +241,67 @@ class Train:
 
 @dataclass
 class EvaluateGlobal:
-    """Open-loop error of a global model by horizon, on held-out episodes."""
+    """Errors of global models by steps ahead on held-out episodes: a page with pictures, and JSON.
+
+    Frames, reward and the object's position are set beside the recording, beside repeating the
+    last frame and, if there is one, beside the local model alone.
+    """
 
     checkpoint: Positional[Path]
     """Checkpoint of the global model."""
     store: Positional[Path]
     """Episode store; its held-out episodes are used."""
-    local_model: Path | None = None
-    """Checkpoint of a local model to compare with."""
-    windows: int = 64
-    """Held-out windows."""
+    compare: tuple[Path, ...] = ()
+    """More checkpoints of global models, measured on the same windows."""
+    local_model: Annotated[Path | None, tyro.conf.arg(aliases=["--local"])] = None
+    """Checkpoint of a local model: what it foretells alone is a baseline."""
+    output: Path | None = None
+    """Folder for evaluation.html and evaluation.json; not given: CHECKPOINT.evaluation."""
+    horizon: int = 64
+    """Largest number of steps ahead, as far as the episodes allow."""
+    windows: int = 128
+    """Held-out windows, spread evenly over the episodes."""
+    batch_size: int = 16
+    """Windows imagined side by side."""
+    seed: int = 0
+    """Seed of the imagination."""
+    device: str = "auto"
+    """Where the models run: auto, cpu, cuda."""
+    threads: int = 0
+    """CPU threads; 0: torch's own choice."""
 
     def run(self) -> int:
-        """Evaluate, and print JSON."""
-        from fog_world_model.data.episodes import EpisodeStore
-        from fog_world_model.evaluation.open_loop import evaluate_open_loop
-        from fog_world_model.training.train_world_models import load_global, load_local
+        """Evaluate, and write the page."""
+        import torch
 
-        store = EpisodeStore(self.store)
-        model, _ = load_global(self.checkpoint, store.task)
-        local = load_local(self.local_model, store.task)[0] if self.local_model else None
-        result = evaluate_open_loop(model, store, local=local, windows=self.windows)
-        print(json.dumps(result.figures(), indent=1))
+        from fog_bringup.evaluation_page import summary, write_evaluation
+        from fog_bringup.progress import progress_bar
+        from fog_world_model.data.episodes import EpisodeStore
+        from fog_world_model.evaluation.evaluate_global import evaluate_global
+        from fog_world_model.evaluation.horizon_errors import EvaluationConfig
+        from fog_world_model.training.loop import device_of
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        output = self.output or self.checkpoint.with_name(f"{self.checkpoint.name}.evaluation")
+        with progress_bar() as report:
+            result = evaluate_global(
+                (self.checkpoint, *self.compare),
+                EpisodeStore(self.store),
+                EvaluationConfig(
+                    horizon=self.horizon,
+                    windows=self.windows,
+                    batch_size=self.batch_size,
+                    seed=self.seed,
+                ),
+                local=self.local_model,
+                device=device_of(self.device),
+                progress=report,
+            )
+        write_evaluation(output, result)
+        for line in summary(result.figures):
+            print(line)
+        print(output / "evaluation.html")
         return 0
 
 

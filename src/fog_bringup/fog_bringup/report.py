@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fog_bringup import report_sections as sections
-from fog_bringup.report_page import cards, contents, page, paragraph
+from fog_bringup.report_page import cards, contents, page, paragraph, write_together
 from fog_bringup.report_verdict import claims, headline
-from fog_world_model.errors import FogError
 
 
 def write_report(folder: Path, content: dict[str, Any]) -> None:
@@ -33,17 +32,7 @@ def write_report(folder: Path, content: dict[str, Any]) -> None:
     # JSON knows no NaN: what is not a number is null.
     figures_text = json.dumps(_finite(content["json"]), indent=2, allow_nan=False) + "\n"
     texts = {"report.json": figures_text, "report.html": _html(content, figures_text)}
-    parts = {name: folder / f"{name}.part" for name in texts}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            parts[name].write_text(text, encoding="utf-8")
-        for name, part in parts.items():
-            part.replace(folder / name)
-    except OSError as error:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-        raise FogError(f"report {folder}: cannot be written ({error.strerror})") from error
+    write_together(folder, texts)
 
 
 def _html(content: Mapping[str, Any], figures_text: str) -> str:

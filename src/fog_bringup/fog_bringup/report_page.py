@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from fog_bringup.report_theme import DARK, DPI, LIGHT, Draw, png
 from fog_bringup.report_verdict import Claim
+from fog_world_model.errors import FogError
 
 _CSS_PIXELS_PER_INCH = 100
 _MARKS = {
@@ -84,6 +86,31 @@ def page(title: str, body: Iterable[str], style: str = "") -> str:
             "",
         ]
     )
+
+
+def write_together(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files of a report; older ones stay until all are whole.
+
+    Args:
+        folder: Where to write; made if it is not there.
+        texts: Name of a file -> its content.
+
+    Raises:
+        FogError: One cannot be written.
+    """
+    parts = {name: folder / f"{name}.part" for name in texts}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            parts[name].write_text(text, encoding="utf-8")
+        for name, part in parts.items():
+            part.replace(folder / name)
+    except BaseException as error:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise FogError(f"report {folder}: cannot be written ({error.strerror})") from error
 
 
 def paragraph(text: str, kind: str = "") -> str:

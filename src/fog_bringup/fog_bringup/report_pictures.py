@@ -41,7 +41,7 @@ def contact_sheet(
         control_hz: Frames per second.
         theme: Colours.
     """
-    sheet = _Sheet(theme, rows=len(episodes), columns=COLUMNS, size=episodes[0].shape[1:3])
+    sheet = Sheet(theme, rows=len(episodes), columns=COLUMNS, size=episodes[0].shape[1:3])
     for row, frames in enumerate(episodes):
         sheet.label(row, f"episode {row + 1}")
         picked = np.linspace(0, len(frames) - 1, min(COLUMNS, len(frames))).round().astype(int)
@@ -54,7 +54,7 @@ def strips(result: OpenLoop, theme: Theme) -> Figure:
     """Real frames above imagined ones, by horizon."""
     shown = shown_horizons(result)
     windows = min(EPISODES, len(result.real))
-    sheet = _Sheet(
+    sheet = Sheet(
         theme, rows=2 * windows, columns=len(shown), size=result.real.shape[2:4], in_group=2
     )
     for window in range(windows):
@@ -76,7 +76,7 @@ def shown_horizons(result: OpenLoop) -> list[int]:
     return sorted(h for h in wanted if h <= last)
 
 
-class _Sheet:
+class Sheet:
     """Pictures in rows, each pixel of them a square of whole pixels, with room for words."""
 
     _LABEL, _GAP, _TEXT = 170, 8, 36  # pixels
