@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import math
 import resource
@@ -106,6 +107,9 @@ def test_curves_of_a_run(tmp_path: Path, coded_store: EpisodeStore) -> None:
     assert rate == pytest.approx(1e-3 * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * 49 / 60))))
     ((_, norm),) = points(tmp_path / "a.tensorboard", "training/gradient_norm")
     assert norm > 0
+    more = dataclasses.replace(loop, max_steps=100)
+    train_local(coded_store, tmp_path / "a", more, preset="tiny", window=5, resume=True)
+    assert [step for step, _ in points(tmp_path / "a.tensorboard", "total")] == [50, 100]
 
 
 def test_strip_by_hand() -> None:

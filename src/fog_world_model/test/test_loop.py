@@ -230,8 +230,9 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path, tiny_task: TaskConfig) 
     seven = dataclasses.replace(CONFIG, max_steps=8)
     with pytest.raises(
         FogError,
-        match=r"^training step 7: the loss is not finite \(error [\d.]+, total nan\)\. "
-        rf"The batch: .*numbers 0; .* and 3 more\. {path} holds the weights from before it",
+        match=r"^training step 7: the loss is not finite \(error [\d.]+, total nan\); "
+        r"no window alone is at fault of: numbers 0; .* and 3 more\. "
+        rf"{path} holds the weights from before it\.",
     ):
         train(toy, path, tiny_task, seven, resume=True)
     checkpoint = open_checkpoint(path, "local")
@@ -277,12 +278,48 @@ def test_the_windows_at_fault_are_named(
 
     config = dataclasses.replace(CONFIG, max_steps=9, accumulate=accumulate)
     model = Plain()
-    with pytest.raises(FogError, match=r"step 3: .*its windows at fault: numbers 5\. "):
+    with pytest.raises(FogError, match=r"step 3: .*; windows at fault: numbers 5\. "):
         fit(
             model, model.loss, Spoiled(), config, tmp_path / "a", manifest(tiny_task),
             description="a",
         )  # fmt: skip
     assert open_checkpoint(tmp_path / "a", "local").manifest["step"] == 3
+
+
+def test_bad_weights_do_not_replace_good_ones(tmp_path: Path, tiny_task: TaskConfig) -> None:
+    """Every window is at fault: the checkpoint of three steps stays, marked, for a lower rate."""
+    path, model = tmp_path / "a", Plain()
+
+    def train_plain(steps: int, rate: float = 3e-2, **options: bool) -> FitResult:
+        config = dataclasses.replace(CONFIG, max_steps=steps, learning_rate=rate)
+        said = manifest(tiny_task)
+        return fit(model, model.loss, Numbers(), config, path, said, description="a", **options)
+
+    with pytest.raises(FogError, match=r"every window .* is at fault: .*no checkpoint was written"):
+        train_plain(3, rate=1e30)
+    assert not path.exists()
+    model = Plain()
+    train_plain(3)
+    before = content(path)
+    model = Plain()
+    calls = iter(range(100))
+
+    def loss(batch: Tensor) -> dict[str, Tensor]:
+        if next(calls) == 2:
+            with torch.no_grad():
+                model.line.weight.fill_(3e38)
+        return Plain.loss(model, batch)
+
+    model.loss = loss  # type: ignore[method-assign]
+    with pytest.raises(FogError, match=rf"step 5: .* {path} keeps the checkpoint from before"):
+        train_plain(9, resume=True)
+    after = content(path)
+    assert {k: v for k, v in after.items() if k != "manifest.json"} == {
+        k: v for k, v in before.items() if k != "manifest.json"
+    }
+    assert open_checkpoint(path, "local").manifest["stopped"].startswith("step 5: ")
+    model = Plain()
+    assert train_plain(9, rate=1e-3, resume=True).step == 9
 
 
 def test_a_gradient_that_is_not_finite_stops(tmp_path: Path, tiny_task: TaskConfig) -> None:

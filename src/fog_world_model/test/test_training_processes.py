@@ -186,7 +186,7 @@ def test_a_loss_of_one_of_two_is_no_number(tmp_path: Path, coded_store: EpisodeS
         sampler.sample(LOOP["batch_size"])
     said = answers[0].stderr
     assert "fog: training step 3: the loss is not finite" in said
-    named = said[said.index("its windows at fault: ") :]
+    named = said[said.index("; windows at fault: ") :]
     assert sampler.describe([5])[0] in named
     assert named.count("episode ") == sum(
         place == sampler.describe([5])[0] for place in sampler.describe(range(8))

@@ -30,7 +30,7 @@ from fog_world_model.training.interruption import stop_on_signal
 from fog_world_model.training.loop_config import FitResult, LoopConfig, Sampler
 from fog_world_model.training.processes import Processes, device_of
 from fog_world_model.training.progress import progress_bar
-from fog_world_model.training.resume import require_same_run
+from fog_world_model.training.resume import mark_stopped, require_same_run
 
 __all__ = [
     "FitResult",
@@ -186,7 +186,8 @@ class _Run:
         """
         config, main = self._config, self._processes.main
         self._begun = saved = drawn = time.monotonic()
-        curves = Curves(f"{self._output}.tensorboard", self._step) if main else None
+        first_step = self._step + 1 if self._step else 0
+        curves = Curves(f"{self._output}.tensorboard", first_step) if main else None
         self._raw.train()
         done = 0.0
         with (
@@ -219,11 +220,11 @@ class _Run:
                 if 0 < config.pictures_every_s < time.monotonic() - drawn:
                     self._draw(curves)
                     drawn = time.monotonic()
+            if main:
+                self._save()
             show(1.0 if not stops else done, f"step {self._step}")
-        if main:
-            self._save()
-            if config.pictures_every_s > 0 and not stops:
-                self._draw(curves)
+        if main and config.pictures_every_s > 0 and not stops:
+            self._draw(curves)
         if curves is not None:
             curves.close()
         self._raw.load_state_dict(self._ema)
@@ -275,27 +276,33 @@ class _Run:
         return total
 
     def _give_up(self, what: str, batch: Any) -> NoReturn:
-        """Save the weights from before this batch and say which of its windows are at fault.
+        """Keep the last good weights and say which windows of the batch are at fault.
 
         Raises:
             FogError: Always.
         """
-        rows = self._share.stop - self._share.start
+        size, rows = self._config.batch_size, self._share.stop - self._share.start
         faults = rows_at_fault(self._raw, self._loss, batch, rows)
         found = self._processes.gather_rows(faults.to(self._processes.device)).nonzero().flatten()
-        size = self._config.batch_size
-        blamed = found.tolist() or list(range(size))
-        places = self._sampler.describe(blamed[:5])
-        more = f" and {len(blamed) - 5} more" if len(blamed) > 5 else ""
-        whose = "its windows at fault" if len(found) else "no window alone is at fault; it had"
         self._stopped = f"step {self._step}: {what}"
         self._optimiser.zero_grad(set_to_none=True)
-        if self._processes.main:
+        if not self._processes.main:
+            raise FogError(f"training step {self._step}: {what}; process 0 says where")
+        blamed = found.tolist() or list(range(size))
+        places = "; ".join(self._sampler.describe(blamed[:5]))
+        places += f" and {len(blamed) - 5} more" if len(blamed) > 5 else ""
+        if len(found) == size:  # then it is the weights, or all the data: nothing worth keeping
+            blame = f"every window of the batch is at fault: {places}"
+            kept = "no checkpoint was written yet"
+            if mark_stopped(self._output, self._stopped):
+                kept = f"{self._output} keeps the checkpoint from before"
+        else:
+            whose = "windows at fault" if len(found) else "no window alone is at fault of"
+            blame, kept = f"{whose}: {places}", f"{self._output} holds the weights from before it"
             self._save()
         raise FogError(
-            f"training step {self._step}: {what}. The batch: {whose}: {'; '.join(places)}{more}. "
-            f"{self._output} holds the weights from before it. Look for bad values in the data, "
-            "or go on behind this batch with --resume and a lower --learning-rate"
+            f"training step {self._step}: {what}; {blame}. {kept}. Look for bad values in the "
+            "data, or go on behind this batch with --resume and a lower --learning-rate"
         )
 
     def _figures(self) -> dict[str, float]:

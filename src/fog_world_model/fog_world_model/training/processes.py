@@ -57,6 +57,7 @@ class Processes:
         wanted = device_of(device)
         if wanted.type == "cuda" and wanted.index is not None:
             torch.cuda.set_device(wanted)  # accelerate takes the current one
+        torch.backends.cudnn.benchmark = wanted.type == "cuda"  # shapes stay the same
         self.precision = mixed_precision(precision, wanted)
         # accelerate keeps one state per program, and refuses a second training with another one.
         AcceleratorState._reset_state(not torch.distributed.is_initialized())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from fog_world_model.data.durable import replace_file
 from fog_world_model.errors import FogError
-from fog_world_model.training.checkpoint import Checkpoint
+from fog_world_model.training.checkpoint import MANIFEST, Checkpoint, open_checkpoint
 
 FIXED = (
     "batch_size",
@@ -74,6 +76,27 @@ def require_same_run(
             f"{'; ...' if len(differences) > 6 else ''}. Give the options it was made with, or "
             "train anew in another folder"
         )
+
+
+def mark_stopped(path: Path, why: str) -> bool:
+    """Note in an existing checkpoint why the run that made it stopped.
+
+    Returns:
+        Whether there is a checkpoint.
+
+    Raises:
+        FogError: The note cannot be written.
+    """
+    try:
+        checkpoint = open_checkpoint(path, None)
+    except FogError:
+        return False
+    content = json.dumps({**checkpoint.manifest, "stopped": why}, indent=1)
+    try:
+        replace_file(checkpoint.path / MANIFEST, content)
+    except OSError as error:
+        raise FogError(f"checkpoint {path}: cannot be written: {error}") from error
+    return True
 
 
 def _differences(name: str, old: Any, new: Any) -> list[str]:
