@@ -204,6 +204,7 @@ function onContext(message) {
   byId("replay").disabled = message.recorded_steps === 0;
   paint(byId("imagined"), message.images.at(-1), width, height);
   byId("imagined-caption").textContent = "Last recorded picture";
+  byId("imagined-swatch").className = "swatch recorded";
   byId("imagined").dataset.step = 0;
   write("horizon", "0 steps");
   for (const id of ["reward", "total", "end", "time", "rate", "recorded-reward", "psnr"]) write(id, "–");
@@ -217,6 +218,7 @@ function onStep(message) {
   paint(byId("imagined"), message.image, width, height);
   byId("imagined").dataset.step = message.step;
   byId("imagined-caption").textContent = "Imagined";
+  byId("imagined-swatch").className = "swatch imagined";
   const replayed = message.recorded_image !== null;
   if (replayed) {
     paint(byId("recorded"), message.recorded_image, width, height);
