@@ -276,6 +276,7 @@ class EvaluateGlobal:
 
         from fog_bringup.evaluation_page import summary, write_evaluation
         from fog_bringup.progress import progress_bar
+        from fog_bringup.report_page import require_writable
         from fog_world_model.data.episodes import EpisodeStore
         from fog_world_model.evaluation.evaluate_global import evaluate_global
         from fog_world_model.evaluation.horizon_errors import EvaluationConfig
@@ -284,6 +285,7 @@ class EvaluateGlobal:
         if self.threads:
             torch.set_num_threads(self.threads)
         output = self.output or self.checkpoint.with_name(f"{self.checkpoint.name}.evaluation")
+        require_writable(output)
         with progress_bar() as report:
             result = evaluate_global(
                 (self.checkpoint, *self.compare),

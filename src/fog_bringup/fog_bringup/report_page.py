@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -88,6 +90,19 @@ def page(title: str, body: Iterable[str], style: str = "") -> str:
     )
 
 
+def require_writable(folder: Path) -> None:
+    """Find out before long work whether a report can be written into a folder afterwards.
+
+    Raises:
+        FogError: The folder, or the nearest one above it that is there, is none or is read-only.
+    """
+    found = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not found.is_dir():
+        raise FogError(f"report {folder}: cannot be written ({found} is not a folder)")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise FogError(f"report {folder}: cannot be written (no permission in {found})")
+
+
 def write_together(folder: Path, texts: Mapping[str, str]) -> None:
     """Write files of a report; older ones stay until all are whole.
 
@@ -107,7 +122,8 @@ def write_together(folder: Path, texts: Mapping[str, str]) -> None:
             part.replace(folder / name)
     except BaseException as error:
         for part in parts.values():
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
         raise FogError(f"report {folder}: cannot be written ({error.strerror})") from error
