@@ -36,3 +36,11 @@ def task(task_path: Path) -> TaskConfig:
 def node_environment() -> dict[str, str]:
     """Environment for node processes that share this test process's ROS domain."""
     return ros_environment()
+
+
+@pytest.fixture(scope="session")
+def toy_world(task: TaskConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An episode store and a global model of the demo's task; do not change them."""
+    from toy_world import write_toy_world
+
+    return write_toy_world(task, tmp_path_factory.mktemp("toy_world"))

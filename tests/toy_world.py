@@ -1,10 +1,11 @@
-"""A learned world for tests: made-up recordings, and a global model that has seen them briefly."""
+"""A learned world for tests, made of made-up recordings, and `fog play` on it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+from processes import NodeProcess, ros_environment
 
 from fog_world_model.data.episodes import Episode, EpisodeWriter
 from fog_world_model.task import TaskConfig
@@ -41,6 +42,22 @@ def write_toy_world(task: TaskConfig, folder: Path, *, steps: int = 30) -> tuple
     )
     train_global(store, folder / "global", loop, preset="tiny")
     return folder / "store", folder / "global"
+
+
+def start_play(toy_world: tuple[Path, Path], *more: str) -> NodeProcess:
+    """Start `fog play`; it finds the store beside the checkpoint.
+
+    Args:
+        toy_world: What :func:`write_toy_world` returned.
+        *more: Further options.
+    """
+    command = ["fog", "play", str(toy_world[1]), "--port", "0", "--threads", "1", *more]
+    return NodeProcess(command, ros_environment(), limit_s=300.0)
+
+
+def url_of(process: NodeProcess) -> str:
+    """Where a `fog play` answers, once it does."""
+    return process.wait_for(r"http://\S+:\d+", 60.0)[0]
 
 
 def _episode(task: TaskConfig, number: int, length: int) -> Episode:
