@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +53,7 @@ def publishers(
         processes = {}
         for name, streams in described.items():
             sent = folder / f"sent_{name}.npz"
+            sent.unlink(missing_ok=True)  # of an earlier run
             command = [sys.executable, "-m", f"{NODES}.stream_publisher_node", str(sent), *streams]
             log = folder / f"{name}.log"
             processes[sent] = stack.enter_context(running(command, environment, log)), log
@@ -71,8 +72,9 @@ def publishers(
         def end() -> dict[str, npt.NDArray[np.int64]]:
             tell()
             stamps = {}
-            for path, (process, _) in processes.items():
-                process.wait(30.0)
+            for path, (process, log) in processes.items():
+                # Not for its end: the middleware's own takes its time on a busy machine.
+                _wait_until(path.exists, process, log, f"wrote {path.name}")
                 with np.load(path, allow_pickle=False) as content:
                     stamps.update({t.replace("|", "/"): content[t] for t in content.files})
             return stamps
@@ -138,11 +140,18 @@ def wait_for(process: subprocess.Popen[str], log: Path, text: str) -> None:
     Raises:
         FogError: It ended before, or does not come to it.
     """
+    _wait_until(lambda: text in log.read_text(errors="replace"), process, log, f"said {text!r}")
+
+
+def _wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[str], log: Path, what: str
+) -> None:
     deadline = time.monotonic() + _START_S
-    while text not in log.read_text(errors="replace"):
-        if process.poll() is not None or time.monotonic() > deadline:
+    while not condition():
+        # It may have done so, and ended, since the condition was looked at.
+        if (process.poll() is not None and not condition()) or time.monotonic() > deadline:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
-            raise FogError(f"{log.stem} never said {text!r}; its output ends with\n{tail}")
+            raise FogError(f"{log.stem} never {what}; its output ends with\n{tail}")
         time.sleep(0.02)
 
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,9 @@ def main(args: Sequence[str] | None = None) -> int:
     arrays: dict[str, Any] = {
         topic.replace("/", "|"): np.asarray(stamps, np.int64) for topic, stamps in sent.items()
     }
-    np.savez(output, **arrays)
+    aside = Path(f"{output}.part.npz")
+    np.savez(aside, **arrays)
+    aside.rename(output)  # whoever waits for it finds it whole
     node.destroy_node()
     rclpy.try_shutdown()
     return 0
