@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Everything heavy (torch, MuJoCo) is imported by the command that needs it, so that --help is
 # immediate.
 
-Preset = Literal["tiny", "small", "diamond"]
+Preset = Literal["tiny", "small", "diamond", "large"]
 LocalPreset = Literal["tiny", "small", "large"]
 
 
@@ -115,15 +115,29 @@ class TrainGlobal(_WorldModelTraining):
     pictures_every: str = "10m"
     """Time between pictures of recorded frames above imagined ones, in OUTPUT.pictures and in
     TensorBoard, and one at the end; 0: none."""
+    target: Literal["preset", "residual", "direct"] = "preset"
+    """Predict the difference to the last frame, or the frame itself."""
+    autoregressive_steps: int | None = None
+    """Steps in a row that are trained on the model's own frames; the preset's unless given."""
+    context_noise: float | None = None
+    """Largest level of noise on past frames in training; the preset's unless given."""
 
     def run(self) -> int:
         """Train."""
         from fog_world_model.data.episodes import EpisodeStore
+        from fog_world_model.global_model.global_model import GlobalChanges
         from fog_world_model.training.train_world_models import train_global
 
         loop = self.loop(self.batch_size, self.learning_rate, self.pictures_every)
         store = EpisodeStore(self.store, images=self.images)
-        result = train_global(store, self.output, loop, preset=self.preset, resume=self.resume)
+        changes = GlobalChanges(
+            residual=None if self.target == "preset" else self.target == "residual",
+            autoregressive_steps=self.autoregressive_steps,
+            context_noise=self.context_noise,
+        )
+        result = train_global(
+            store, self.output, loop, preset=self.preset, changes=changes, resume=self.resume
+        )
         return _finish(self.output, result)
 
 

@@ -247,3 +247,47 @@ def test_every_condition_reaches_the_output(what: str) -> None:
         before = denoiser(**given)
         after = denoiser(**{**given, what: given[what] + 0.5})
     assert float((after - before).abs().max()) > 1e-4
+
+
+def test_context_noise_is_added_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Levels are even from 0 to the largest; the network is told each as a share of that."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(dataclasses.replace(SMALL, context_noise=0.4, residual=False), **SIZES)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def network(noisy: Tensor, _: Preconditioning, context: Tensor, conditions: Tensor) -> Tensor:
+        seen.append((context, conditions))
+        return torch.zeros_like(noisy)
+
+    monkeypatch.setattr(denoiser, "_network", network)
+    clean = torch.full((2000, 2, 3, 16, 16), 0.25)
+    denoiser.loss(clean[:, 0], clean, *nothing(2000))
+    context, conditions = seen[0]
+    told = 0.4 * conditions[:, -1]
+    measured = (context - 0.25).flatten(1).std(1)
+    torch.testing.assert_close(measured, told, rtol=0.1, atol=0.002)
+    assert float(told.min()) < 0.01 and float(told.max()) > 0.39
+    assert float(told.mean()) == pytest.approx(0.2, abs=0.01)
+    # What samples without noise is told so.
+    denoiser(clean[:3, 0], torch.ones(3), clean[:3], *nothing(3))
+    assert torch.equal(seen[1][0], clean[:3])
+    assert not seen[1][1][:, -1].any()
+
+
+def test_noise_of_the_context_is_to_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A residual is taken to the noisy frame, so the right answer leads to the clean one."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(dataclasses.replace(SMALL, context_noise=0.5), **SIZES)
+    frame, context = torch.rand(8, 3, 16, 16) - 0.5, torch.rand(8, 2, 3, 16, 16) - 0.5
+    given: list[Tensor] = []
+
+    def right(noisy: Tensor, c: Preconditioning, context: Tensor, _: Tensor) -> Tensor:
+        given.append(context)
+        clean = (frame - context[:, -1]) * 0.5 / 0.2
+        return (clean - _each(c.c_skip) * noisy) / _each(c.c_out)
+
+    monkeypatch.setattr(denoiser, "_network", right)
+    loss, denoised = denoiser.loss(frame, context, *nothing(8))
+    assert not torch.equal(given[0], context)
+    assert float(loss) < 1e-6
+    torch.testing.assert_close(denoised, frame, rtol=0, atol=1e-3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,10 @@ from torch import Tensor
 
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.data.windows import Windows, WindowSampler
-from fog_world_model.global_model.global_model import GlobalModel, preset
+from fog_world_model.errors import FogError
+from fog_world_model.global_model.global_model import GlobalChanges, GlobalModel, preset
+from fog_world_model.training.loop import LoopConfig
+from fog_world_model.training.train_world_models import load_global, train_global
 
 # See conftest.py: the second channel of a frame and the second action field say which step it is.
 SIZES = {"height": 16, "width": 16, "action_size": 2, "proprioception_size": 2}
@@ -142,3 +147,64 @@ def test_presets_build_and_step(name: str) -> None:
     assert float(after.frames.abs().max()) <= 1.0
     assert torch.isfinite(after.frames).all()
     assert torch.isfinite(outcome.reward).all()
+
+
+@pytest.mark.parametrize(("steps", "length"), [(0, 6), (2, 6), (3, 6), (9, 6)])
+def test_own_frames_are_passed_on_as_many_times_as_asked(
+    monkeypatch: pytest.MonkeyPatch, coded_store: EpisodeStore, steps: int, length: int
+) -> None:
+    """Each pass answers with a value of its own, so a context says which passes it is made of.
+
+    With L = 2 and 6 observations the first pass denoises frames 2 to 5 (answer 0.1), the next 3 to
+    5 (0.2) given the first one's, the next 4 and 5 (0.3) given that one's, then 5 alone.
+    """
+    config = dataclasses.replace(preset("tiny", **SIZES), autoregressive_steps=steps)
+    model = GlobalModel(config)
+    windows = WindowSampler(coded_store, length=length).sample(2)
+    contexts: list[Tensor] = []
+
+    def stub(frame: Tensor, context: Tensor, actions: Tensor, proprio: Tensor) -> Any:
+        contexts.append(context.unflatten(0, (2, -1))[0, :, :, 0, 0, 0])  # [target, time]
+        loss = torch.tensor(float(len(contexts)), requires_grad=True)
+        return loss, torch.full_like(frame, 0.1 * len(contexts))
+
+    monkeypatch.setattr(model.denoiser, "loss", stub)
+    losses = model.loss(windows)
+    passes = min(steps, 3)
+    assert len(contexts) == 1 + passes
+    real = float(windows.image[0, 1, 0, 0, 0])
+    expected = [
+        [[real, 0.1], [0.1, 0.1], [0.1, 0.1]],
+        [[0.1, 0.2], [0.2, 0.2]],
+        [[0.2, 0.3]],
+    ]
+    for found, rows in zip(contexts[1:], expected, strict=False):
+        torch.testing.assert_close(found, torch.tensor(rows))
+    assert ("own" in losses) == (steps > 0)
+    if steps:  # the losses are 1, 2, 3, ...
+        assert float(losses["own"].detach()) == sum(range(2, 2 + passes)) / passes
+
+
+def test_changes_of_a_preset() -> None:
+    small = preset("small", **SIZES)
+    assert GlobalChanges().apply(small) == small
+    changed = GlobalChanges(residual=False, autoregressive_steps=3, context_noise=0.2).apply(small)
+    assert not changed.denoiser.residual
+    assert (changed.autoregressive_steps, changed.denoiser.context_noise) == (3, 0.2)
+    assert changed.denoiser.channels == small.denoiser.channels
+    with pytest.raises(FogError, match="autoregressive_steps is -1"):
+        GlobalChanges(autoregressive_steps=-1).apply(small)
+    with pytest.raises(FogError, match="context noise 3: expected a level from 0 to 2"):
+        GlobalChanges(context_noise=3.0).apply(small)
+
+
+def test_changes_are_trained_and_come_back_from_the_checkpoint(
+    coded_store: EpisodeStore, tmp_path: Path
+) -> None:
+    changes = GlobalChanges(residual=False, autoregressive_steps=2, context_noise=0.3)
+    loop = LoopConfig(max_steps=2, batch_size=2, device="cpu", pictures_every_s=0)
+    result = train_global(coded_store, tmp_path / "model", loop, preset="tiny", changes=changes)
+    assert result.step == 2
+    assert "own" in result.losses, "the window has room for the model's own frames"
+    model, _ = load_global(tmp_path / "model", coded_store.task)
+    assert model.config == changes.apply(preset("tiny", **SIZES))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from typing import Any
 
 import pytest
@@ -160,7 +161,7 @@ def test_results_of_a_step_are_not_overwritten_by_the_next() -> None:
 
 
 def test_compiled_equals_eager(caplog: pytest.LogCaptureFixture) -> None:
-    """Needs the C++ compiler that torch needs; where there is none the next test is what holds."""
+    """Where torch finds a C++ compiler, it must not fail; elsewhere the next test is what holds."""
     model = trained("tiny")
     eager, compiled = FastWorlds(model, compiled=False), FastWorlds(model, compiled=True)
     for world in (eager, compiled):
@@ -168,8 +169,9 @@ def test_compiled_equals_eager(caplog: pytest.LogCaptureFixture) -> None:
     first = run(eager)
     with caplog.at_level(logging.WARNING):
         second = run(compiled)
-    if not compiled.compiled:
-        pytest.skip(f"torch.compile does not work here: {caplog.text}")
+    if not compiled.compiled and not any(map(shutil.which, ("g++", "clang++"))):
+        pytest.skip("there is no C++ compiler")
+    assert compiled.compiled, caplog.text
     close(first, second, 2e-4)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,37 @@ def preset(
     return GlobalModelConfig(
         height, width, action_size, proprioception_size, denoiser, sampler, outcome
     )
+
+
+@dataclass(frozen=True)
+class GlobalChanges:
+    """What is trained differently from a preset; the size stays. None leaves the preset's."""
+
+    residual: bool | None = None
+    """Target: the difference to the last frame, or the frame itself."""
+    autoregressive_steps: int | None = None
+    context_noise: float | None = None
+    """Largest level of noise on the past frames."""
+
+    def apply(self, config: GlobalModelConfig) -> GlobalModelConfig:
+        """The changed configuration.
+
+        Raises:
+            FogError: A value cannot be.
+        """
+        if self.context_noise is not None and not 0.0 <= self.context_noise <= 2.0:
+            raise FogError(f"context noise {self.context_noise:g}: expected a level from 0 to 2")
+        changes: dict[str, Any] = {
+            "residual": self.residual,
+            "context_noise": self.context_noise,
+        }
+        denoiser = replace(config.denoiser, **{k: v for k, v in changes.items() if v is not None})
+        steps = self.autoregressive_steps
+        return replace(
+            config,
+            denoiser=denoiser,
+            autoregressive_steps=config.autoregressive_steps if steps is None else steps,
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,11 @@ from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.data.windows import WindowSampler
 from fog_world_model.errors import FogError
 from fog_world_model.global_model import global_model, presets
-from fog_world_model.global_model.global_model import GlobalModel, GlobalModelConfig
+from fog_world_model.global_model.global_model import (
+    GlobalChanges,
+    GlobalModel,
+    GlobalModelConfig,
+)
 from fog_world_model.local_model import local_model
 from fog_world_model.local_model.local_model import LocalModel, LocalModelConfig
 from fog_world_model.task import TaskConfig
@@ -33,22 +37,26 @@ def train_global(
     loop: LoopConfig,
     *,
     preset: str = "small",
+    changes: GlobalChanges | None = None,
     window: int = 0,
     resume: bool = False,
 ) -> FitResult:
     """Train the global model on windows of ``window`` observations; see :func:`.loop.fit`.
 
-    A window of 0 takes two observations more than the model's context.
+    A window of 0 has room for the model's context, the frame after it, and one more for every
+    autoregressive step.
 
     Raises:
-        FogError: The preset is unknown, or what :func:`.loop.fit` raises.
+        FogError: The preset is unknown, a change of it cannot be, or what :func:`.loop.fit`
+            raises.
     """
     if preset not in presets.PRESETS:
         raise FogError(f"--preset {preset}: known are {', '.join(presets.PRESETS)}")
-    config = global_model.preset(preset, **_sizes(store.task))
+    config = (changes or GlobalChanges()).apply(global_model.preset(preset, **_sizes(store.task)))
     torch.manual_seed(loop.seed)
     model = GlobalModel(config)
-    sampler = WindowSampler(store, length=window or model.context_frames + 2, seed=loop.seed)
+    length = window or model.context_frames + 1 + config.autoregressive_steps
+    sampler = WindowSampler(store, length=length, seed=loop.seed)
     model.denoiser.measure_residual(sampler.sample(256).image)
     strips: list[PictureStrip] = []
 
