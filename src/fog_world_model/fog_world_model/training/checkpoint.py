@@ -168,7 +168,10 @@ def save_checkpoint(
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise FogError(f"checkpoint {path}: cannot be written: {error}") from error
+        raise FogError(
+            f"checkpoint {path}: cannot be written: {error}; what was there before is whole. Make "
+            "room and run it again"
+        ) from error
 
 
 def open_checkpoint(

@@ -189,7 +189,7 @@ class _Run:
         first_step = self._step + 1 if self._step else 0
         curves = Curves(f"{self._output}.tensorboard", first_step) if main else None
         self._raw.train()
-        done = 0.0
+        done, begun_at = 0.0, self._step
         with (
             stop_on_signal() as stopped,
             progress_bar(description) if main else nullcontext(lambda done, text: None) as show,
@@ -199,6 +199,8 @@ class _Run:
                 elapsed = seconds / config.time_budget_s if config.time_budget_s > 0 else 1.0
                 of_steps = self._step / config.max_steps if config.max_steps else None
                 done = max(elapsed, of_steps or 0.0)
+                if self._step == begun_at:
+                    show(min(done, 0.999), f"step {self._step}")
                 if stops or done >= 1 or config.max_steps == 0:
                     break
                 place = elapsed if of_steps is None else of_steps

@@ -25,17 +25,21 @@ def progress_bar(description: str) -> Iterator[Callable[[float, str], None]]:
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        begun = told = time.monotonic()
-        first: float | None = None  # a resumed run does not begin at 0
+        told = time.monotonic()
+        first: tuple[float, float] | None = None  # when, and how far: a resumed run is not at 0
 
         def tell(fraction: float, text: str) -> None:
             nonlocal told, first
-            if first is None:
-                first = fraction
-            if time.monotonic() - told >= 5 or fraction >= 1:
-                told = time.monotonic()
-                left = (told - begun) * (1 - fraction) / max(fraction - first, 1e-3)
-                console.print(f"{description}: {fraction:4.0%}, {text}, {max(left, 0):.0f} s left")
+            now = time.monotonic()
+            first = first or (now, fraction)
+            if now - told < 5 and fraction < 1:
+                return
+            told = now
+            line = f"{description}: {fraction:4.0%}, {text}"
+            if (gained := fraction - first[1]) > 0:
+                left = (now - first[0]) * (1 - fraction) / gained
+                line += f", {max(left, 0):.0f} s left"
+            console.print(line, soft_wrap=True)  # a line of a log file is not folded
 
         yield tell
         return
