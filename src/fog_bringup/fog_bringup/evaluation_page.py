@@ -57,7 +57,9 @@ _COLUMNS = {
     "sharpness": ("sharpness", 2),
 }
 """Figure -> caption of its table, and decimals."""
+_GLANCE = ("psnr", "ssim", "object_error_px", "object_lost", "action_sensitivity")
 _STYLE = """
+.cards { margin-bottom: 1.6rem; }
 tbody th { white-space: nowrap; }
 .side .scroll { flex: none; max-width: 100%; }
 """
@@ -83,7 +85,7 @@ def summary(figures: Figures) -> list[str]:
     for name, content in everyone.items():
         parts = []
         for key, (words, places) in _COLUMNS.items():
-            if key in ("psnr", "ssim", "object_error_px", "object_lost", "action_sensitivity"):
+            if key in _GLANCE:
                 cell = interval(content["figures"], key, at, places)
                 parts += [f"{words} {cell}"] if cell else []
         lines.append(f"  {name:{width}}  {'; '.join(parts)}")
@@ -93,7 +95,7 @@ def summary(figures: Figures) -> list[str]:
 def _html(evaluation: GlobalEvaluation, text: str) -> str:
     figures = evaluation.figures
     judged = claims(figures)
-    names = ", ".join(figures["models"])
+    names, first = ", ".join(figures["models"]), next(iter(figures["models"]))
     sections = {k: v for k, v in SECTIONS.items() if k != "object" or figures["object"]}
     body = [
         f"<header>{paragraph('Evaluation of global world models', 'lead')}",
@@ -106,8 +108,9 @@ def _html(evaluation: GlobalEvaluation, text: str) -> str:
         ),
         "</header>",
         *(paragraph(warning, "verdict") for warning in _warnings(figures)),
-        paragraph(headline(judged), "verdict"),
+        paragraph(f"{first}: {headline(judged)}", "verdict"),
         cards(judged),
+        _glance(figures),
         contents(sections.items()),
         *_frames(evaluation),
         *_likeness(figures),
@@ -120,6 +123,26 @@ def _html(evaluation: GlobalEvaluation, text: str) -> str:
         *_method(figures, text),
     ]
     return page(f"Evaluation: {names}", body, _STYLE)
+
+
+def _glance(figures: Figures) -> str:
+    """What everybody comes to at one horizon, beside what it cost: to compare models by."""
+    at = figures["reference_horizon"]
+    everyone = {**figures["models"], **figures["baselines"]}
+    columns = {
+        key: found
+        for key, found in _COLUMNS.items()
+        if key in _GLANCE and any(key in c["figures"] for c in everyone.values())
+    }
+    rows = []
+    for name, content in everyone.items():
+        seconds = content.get("training", {}).get("seconds")
+        cells = (interval(content["figures"], k, at, p) or "–" for k, (_, p) in columns.items())
+        rows.append(
+            [drawing.short(name, 28), *cells, "–" if seconds is None else f"{seconds:,.0f} s"]
+        )
+    header = ("", *(words for words, _ in columns.values()), "trained for")
+    return table(f"{_steps(at)} ahead", rows, header, numbers=True)
 
 
 def _windows(figures: Figures) -> str:

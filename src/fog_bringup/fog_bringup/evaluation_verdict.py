@@ -26,7 +26,7 @@ def claims(figures: Figures) -> list[Claim]:
     Args:
         figures: The content of ``evaluation.json``.
     """
-    name, model = next(iter(figures["models"].items()))
+    model = next(iter(figures["models"].values()))
     at, last = figures["reference_horizon"], figures["horizon"][-1]
     mine = model["figures"]
     found = [
@@ -38,8 +38,6 @@ def claims(figures: Figures) -> list[Claim]:
     if figures["object"]:
         found.append(_object(figures, mine, at))
     found += [_actions(mine, at), _drift(mine, last)]
-    if len(figures["models"]) > 1:
-        found = [Claim(f"{c.title} ({name})", c.holds, c.figure, c.detail) for c in found]
     return found
 
 

@@ -98,7 +98,7 @@ def evaluate_global(
         calibrations[name] = _calibration(model, store, config, device)
         if progress is not None:
             progress("calibration of reward and end", done, len(loaded))
-    shown = examples(contenders, measured, config, device=device)
+    shown = examples(contenders, measured, config, device=device, progress=progress)
     figures = {
         "format": FORMAT,
         "task": {"name": store.task.name, "hash": store.task.hash},

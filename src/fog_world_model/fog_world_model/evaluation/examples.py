@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,9 @@ from fog_world_model.evaluation.horizon_errors import (
     Contenders,
     EvaluationConfig,
     Measured,
+    Progress,
 )
+from fog_world_model.evaluation.predictors import Prediction
 
 RECORDED = "recorded"
 
@@ -43,6 +46,7 @@ def examples(
     config: EvaluationConfig,
     *,
     device: torch.device | str = "cpu",
+    progress: Progress | None = None,
 ) -> list[Example]:
     """Imagine the best, the median and the worst window of the first model once more.
 
@@ -50,27 +54,41 @@ def examples(
     horizon in which repeating the last frame errs most. Where nothing moves everybody is right.
     The frames are those that were measured: the same batches with the same noise.
     """
-    found = []
-    for title, number in chosen(measured).items():
-        first = number // config.batch_size * config.batch_size
+    wanted = chosen(measured)
+    firsts = sorted({n // config.batch_size * config.batch_size for n in wanted.values()})
+    found: dict[str, Example] = {}
+    for done, first in enumerate(firsts, start=1):
         batch = measured.windows.batch(first, config.batch_size, device)
-        row, steps = number - first, int(measured.windows.length[number])
-        horizons = [m for m in MARKS if m <= steps]
-        real = batch.data.image[row, batch.context : batch.context + steps]
-        rows = {RECORDED: to_uint8_image(real)[[h - 1 for h in horizons]]}
-        for name in contenders.names:
-            frames = []
-            for step, prediction in enumerate(contenders.predict(name, batch), start=1):
-                if step in horizons:
-                    frames.append(to_uint8_image(prediction.frame[row]))
-                if step == horizons[-1]:
-                    break
-            rows[name] = np.stack(frames)
-        psnr = {
-            name: float(10 * np.log10(4 / max(4e-10, errors[number])))
-            for name, errors in measured.errors.items()
-        }
-        found.append(Example(title, measured.windows.source(number), horizons, rows, psnr))
+        rows = {t: n - first for t, n in wanted.items() if 0 <= n - first < len(batch.length)}
+        frames = {name: _frames(contenders.predict(name, batch), rows) for name in contenders.names}
+        for title, row in rows.items():
+            horizons = [m for m in MARKS if m <= batch.length[row]]
+            real = batch.data.image[row, batch.context :][[h - 1 for h in horizons]]
+            shown = {n: np.stack([f[title][h] for h in horizons]) for n, f in frames.items()}
+            found[title] = Example(
+                title,
+                measured.windows.source(wanted[title]),
+                horizons,
+                {RECORDED: to_uint8_image(real), **shown},
+                {
+                    name: float(10 * np.log10(4 / max(4e-10, errors[wanted[title]])))
+                    for name, errors in measured.errors.items()
+                },
+            )
+        if progress is not None:
+            progress("imagining examples", done, len(firsts))
+    return [found[title] for title in wanted]
+
+
+def _frames(
+    course: Iterator[Prediction], rows: Mapping[str, int]
+) -> dict[str, dict[int, npt.NDArray[np.uint8]]]:
+    """Title of a window -> steps ahead -> its frame."""
+    found: dict[str, dict[int, npt.NDArray[np.uint8]]] = {title: {} for title in rows}
+    for step, prediction in enumerate(course, start=1):
+        if step in MARKS:
+            for title, row in rows.items():
+                found[title][step] = to_uint8_image(prediction.frame[row])
     return found
 
 
