@@ -31,15 +31,15 @@ Figures = Mapping[str, Any]
 """Content of ``evaluation.json``."""
 
 SECTIONS = {
-    "frames": "1 What is imagined",
-    "likeness": "2 How alike the frames are",
-    "object": "3 Where the object is",
-    "actions": "4 Whether actions matter",
-    "reward": "5 Reward and end",
-    "drift": "6 Drift",
-    "table": "7 All figures",
-    "cost": "8 What was trained",
-    "method": "9 How it was measured",
+    "frames": "What is imagined",
+    "likeness": "How alike the frames are",
+    "object": "Where the object is",
+    "actions": "Whether actions matter",
+    "reward": "Reward and end",
+    "drift": "Drift",
+    "table": "All figures",
+    "cost": "What was trained",
+    "method": "How it was measured",
 }
 """Anchor -> heading."""
 _COLUMNS = {
@@ -412,7 +412,8 @@ def _method(figures: Figures, text: str) -> Iterator[str]:
             "Intervals: percentile bootstrap, drawing whole episodes with replacement "
             f"{figures['settings']['resamples']} times, since windows of one episode resemble each "
             "other. They say how much the choice of episodes matters, not how much training with "
-            "another seed would change."
+            "another seed would change. Measured in "
+            f"{figures['seconds']:.0f} s on {figures['settings']['device']}."
         ),
         folded("evaluation.json", text),
     )
