@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -138,6 +139,31 @@ if images.genuine_cv_bridge() is not None:
         message = image_message(encoding, pixels, padding=padding)
         theirs = images.convert_with_cv_bridge(message, images.genuine_cv_bridge())
         np.testing.assert_array_equal(images.convert(message), theirs)
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "mean", "most"),
+    [
+        ((480, 640), (64, 64), 0.5, 4),
+        ((720, 1280), (96, 96), 0.5, 4),
+        ((1080, 1920), (96, 128), 0.5, 4),
+        ((480, 640), (80, 64), 0.2, 1),  # every pixel wanted covers 6x10: whole halves
+        ((481, 640), (64, 64), 0.0, 0),  # cannot be halved
+        ((382, 640), (64, 64), 0.0, 0),  # less than 3 would remain
+    ],
+)
+def test_halving_first_is_near_the_mean_over_the_area(
+    size: tuple[int, int], target: tuple[int, int], mean: float, most: int
+) -> None:
+    """The stated bounds: fine texture over the whole range, and uniform noise, the worst."""
+    noise = np.random.default_rng(0).normal(size=(*size, 3)).astype(np.float32)
+    fine = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 1.0), None, 0, 255, cv2.NORM_MINMAX)
+    uniform = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    for image, worse in ((fine.astype(np.uint8), 1), (uniform, 3.2)):
+        exact = cv2.resize(image, target[::-1], interpolation=cv2.INTER_AREA).astype(int)
+        error = np.abs(images.resize(image, *target) - exact)
+        assert error.mean() <= worse * mean
+        assert error.max() <= (most if most <= 1 else worse * most)
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "16UC1"])

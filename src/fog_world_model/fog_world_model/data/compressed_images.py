@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fog_world_model.data.images import ImageArray, depth_to_grey, resize
+from fog_world_model.data.images import OVERSAMPLING, ImageArray, depth_to_grey, resize
 from fog_world_model.data.message_head import Buffer, picture_size
 from fog_world_model.errors import FogError
 
@@ -16,12 +16,6 @@ from fog_world_model.errors import FogError
 class DamagedPicture(FogError):
     """One picture does not decode; cameras on a bad cable send such, and the next one is whole."""
 
-
-OVERSAMPLING = 3
-"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that leaves at least this many pixels per
-pixel wanted, in either direction. The decoder then averages in the frequency domain instead of in
-the pixels: the picture that comes out differs from one of the whole by one or two of 255 levels in
-the mean on the finest texture, by less on a camera's (test_compressed_images.py)."""
 
 _REDUCED = {
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -57,8 +51,12 @@ def shrink_compressed(message: Any, height: int, width: int) -> ImageArray:
         width: Columns wanted.
 
     Returns:
-        ``[height, width, channel]`` uint8 RGB: ``resize(decode_compressed(message), ...)`` up to
-        the difference that :data:`OVERSAMPLING` states.
+        ``[height, width, channel]`` uint8 RGB. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size
+        where that leaves at least :data:`fog_world_model.data.images.OVERSAMPLING` pixels per
+        pixel wanted, in either direction. The decoder then averages in the frequency domain
+        instead of in the pixels: the result differs from ``resize(decode_compressed(message))``
+        by up to two of 255 levels in the mean on the finest texture, by 0.6 on coarse ones
+        (test_compressed_images.py).
 
     Raises:
         FogError: As :func:`decode_compressed`.

@@ -27,6 +27,12 @@ DEPTH_ENCODING = "16UC1"
 DEPTH_RANGE_MM = 10_000
 """Depth that becomes white: 16UC1 holds millimetres (REP 118), 0 where nothing was measured."""
 
+OVERSAMPLING = 3
+"""Images are halved before they are scaled where at least so many pixels remain for each pixel
+wanted, in either direction: that takes half the time. Where the halves meet the borders of the
+pixels wanted, the result differs from the mean over the area by no more than 1 of 255 levels;
+elsewhere by 0.5 on average for textures a pixel fine, by 1.6 for uniform noise (test_images.py)."""
+
 _BIG_ENDIAN = sys.byteorder == "big"
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, DEPTH_ENCODING: 1}
 
@@ -60,10 +66,18 @@ def resize(image: ImageArray, height: int, width: int) -> ImageArray:
 
     Returns:
         ``[height, width, channel]`` uint8, contiguous; every pixel is the mean of the area that it
-        covers (``cv2.INTER_AREA``). An image of that size already comes back as it is.
+        covers (``cv2.INTER_AREA``). An image of that size already comes back as it is. A much
+        larger one is halved first, see :data:`OVERSAMPLING`.
     """
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
+    while (
+        image.shape[0] % 2 == image.shape[1] % 2 == 0
+        and image.shape[0] >= 2 * OVERSAMPLING * height
+        and image.shape[1] >= 2 * OVERSAMPLING * width
+    ):
+        half = (image.shape[1] // 2, image.shape[0] // 2)
+        image = np.asarray(cv2.resize(image, half, interpolation=cv2.INTER_AREA), np.uint8)
     scaled = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(scaled, dtype=np.uint8)
 
