@@ -131,8 +131,11 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, coded_store: Epi
 def test_two_processes_are_one_but_for_rounding(
     kind: str, tmp_path: Path, coded_store: EpisodeStore
 ) -> None:
-    """The losses of every step enter the averages, so that one wrong random number would show."""
-    loop = {**LOOP, "pictures_every_s": 0.3} if kind == "global" else LOOP
+    """The losses of every step enter the averages, so that one wrong random number would show.
+
+    The local model's batch is divided over two processes and two parts in each.
+    """
+    loop = {**LOOP, **({"pictures_every_s": 0.3} if kind == "global" else {"accumulate": 2})}
     one = curve(child(coded_store, tmp_path / "one", kind))
     first, second = children(coded_store, tmp_path / "two", 2, kind, loop=loop)
     assert second.status == 0, second.stderr
