@@ -64,6 +64,8 @@ class RecorderReport:
     def assess(self) -> list[str]:
         """Look at the topics again, about once a second; sentences that were not true before."""
         clock, streams = self._intake.clock, self._intake.streams
+        if clock.simulated and not clock.begun:  # no time, no rates
+            return []
         now = clock.last_ns / 1e9 if clock.simulated else time.monotonic()
         if self._history and now < self._history[-1][0]:  # simulated time began anew
             self._history.clear()

@@ -56,8 +56,8 @@ class TopicAccount:
     The period of a topic is the median of its newest 101 stamp differences. A difference of 1.5
     periods and more is a gap. A message that is only late, so that the next follow sooner, closes
     the gap again; a topic whose differences scatter by more than half the median (upper minus
-    lower quartile) has no period, and no gaps. Nor is there a gap between two publishers, and none
-    where the stamps jump away from the recorder's clock.
+    lower quartile) has no period, and no gaps. Nor is there a gap between two publishers, none
+    where the stamps jump away from the recorder's clock, and none where a simulation skips time.
     """
 
     topic: str
@@ -79,6 +79,8 @@ class TopicAccount:
     reordered: int = 0
     jumps: list[dict[str, int]] = field(default_factory=list)
     """``{at_ns, by_ns}``: header stamps jumped against the recorder's clock."""
+    skips: list[dict[str, int]] = field(default_factory=list)
+    """``{at_ns, by_ns}``: a simulated clock skipped time, as on a reset; nobody published then."""
     publishers: list[dict[str, int]] = field(default_factory=list)
     """``{at_ns, silent_ns}``: another publisher took over, after so long without a message."""
     sizes: list[dict[str, int]] = field(default_factory=list)
@@ -103,6 +105,9 @@ class TopicAccount:
         self._period_ns: float | None = None
         self._open: list[dict[str, int]] = []
         """Gaps that late messages may still close."""
+        self._skipped = (0, 0)
+        self._newest: tuple[dict[str, int], int, int] | None = None
+        """The newest gap, and the stamps before and after it."""
         self._late_ns = 0.0
         """How late the messages after them were, less what the next have made up for."""
         self._patience = 0
@@ -165,9 +170,14 @@ class TopicAccount:
                 self.lose(log_ns, sequence - source.sequence - 1, "dropped by the middleware")
             source.sequence = sequence
         if stamp_ns:
-            if source.stamp_ns is not None:
+            begin_ns, end_ns = self._skipped
+            skips = source.stamp_ns is not None and source.stamp_ns < end_ns and begin_ns < stamp_ns
+            if source.stamp_ns is not None and not skips:
                 by_ns = stamp_ns - source.stamp_ns
+                gaps = self.gaps_total
                 self._compare(log_ns, by_ns, log_ns - source.log_ns)
+                if self.gaps_total > gaps and self._open:
+                    self._newest = self._open[-1], source.stamp_ns, stamp_ns
                 if -_JUMP_NS < by_ns < 0:  # the next is compared with the newest
                     stamp_ns = source.stamp_ns
             source.stamp_ns = self.last_stamp_ns = stamp_ns
@@ -195,6 +205,24 @@ class TopicAccount:
         """What comes next may come from another, where the middleware does not say from whom."""
         self._sources.pop(b"", None)
 
+    def skip(self, begin_ns: int, end_ns: int) -> None:
+        """Time was skipped; a gap that a message has shown already, ahead of the clock, is none.
+
+        Args:
+            begin_ns: Last time before.
+            end_ns: First time after.
+        """
+        self._skipped = (begin_ns, end_ns)
+        self._list(self.skips, {"at_ns": end_ns, "by_ns": end_ns - begin_ns})
+        gap, before_ns, after_ns = self._newest or ({}, end_ns, begin_ns)
+        if gap.get("missing") and before_ns < end_ns and begin_ns < after_ns:
+            self._newest = None
+            self.gaps_total -= 1
+            self.missing -= gap["missing"]
+            if self.gaps and self.gaps[-1] is gap:
+                self.gaps.pop()
+            self._close_gaps()
+
     def forget_publishers(self) -> None:
         """What comes next comes from others, or from a clock that began anew."""
         self._sources.clear()
@@ -212,7 +240,7 @@ class TopicAccount:
 
     def to_dict(self) -> dict[str, Any]:
         """What the bag's ``fog_account`` says about this topic."""
-        lists = ("losses", "jumps", "publishers", "sizes")
+        lists = ("losses", "jumps", "skips", "publishers", "sizes")
         counts = ("missing", "repeated", "reordered")
         return {
             "type": self.type,

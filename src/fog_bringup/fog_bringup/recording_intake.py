@@ -16,6 +16,9 @@ from fog_bringup.recording_stream import Stream
 CLOCK: Final = "/clock"
 
 _JUMP_NS: Final = 1_000_000_000
+_SKIP_NS: Final = 500_000_000
+"""A simulated clock that advances by more than this from one message to its next has skipped time,
+as a simulation does that is reset."""
 _NEVER: Final = -(2**62)
 
 
@@ -48,10 +51,30 @@ class LogClock:
         self.jumped = False
         """Whether the newest log time lies before the one that came before it."""
         self._now_ns = 0
+        self._sequence: int | None = None
 
-    def set(self, data: bytes) -> None:
-        """Take a serialised rosgraph_msgs/msg/Clock."""
-        self._now_ns = stamp_of(data)
+    @property
+    def begun(self) -> bool:
+        """Whether there has been a log time."""
+        return self.last_ns != _NEVER
+
+    def set(self, data: bytes, sequence: int | None = None) -> tuple[int, int] | None:
+        """Take a serialised rosgraph_msgs/msg/Clock.
+
+        Args:
+            data: The message.
+            sequence: Its number by the middleware, where that numbers messages.
+
+        Returns:
+            Begin and end of the time that the simulation has skipped, ns; None when it has not, or
+            when messages in between may have been lost.
+        """
+        before_ns, self._now_ns = self._now_ns, stamp_of(data)
+        before, self._sequence = self._sequence, sequence
+        follows = sequence is not None and before is not None and sequence == before + 1
+        if not follows or not before_ns or self._now_ns - before_ns <= _SKIP_NS:
+            return None
+        return before_ns, self._now_ns
 
     def log_ns(self, received_ns: int) -> int | None:
         """Log time of the next message; None: a simulated clock that has not been heard yet."""
@@ -149,7 +172,10 @@ class Intake:
             for taken in batch:
                 stream = self.streams.get(taken.topic)
                 if self.clock.simulated and taken.topic == CLOCK:
-                    self.clock.set(taken.data)
+                    skipped = self.clock.set(taken.data, taken.sequence)
+                    if skipped is not None:
+                        for other in self.streams.values():
+                            other.account.skip(*skipped)
                 if stream is None:
                     continue
                 log_ns = self.clock.log_ns(taken.received_ns)

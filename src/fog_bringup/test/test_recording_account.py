@@ -14,7 +14,10 @@ from fog_bringup.recording_account import (
     needed_rates,
     shortcomings,
 )
+from fog_bringup.recording_intake import LogClock
 from fog_bringup.tasks import find_task
+from fog_world_model.data.messages import make, serialise
+from fog_world_model.data.messages import stamp as time_of
 
 START_NS = 1_700_000_000 * 10**9
 PERIOD_NS = 33_333_333
@@ -195,3 +198,37 @@ def test_what_the_task_needs() -> None:
     assert "4.0 Hz, and the task needs 5.0 Hz" in found["/camera/image_raw"].text
     assert found["/odom"].kind == found["/camera/camera_info"].kind == "silent"
     assert "published as sensor_msgs/msg/Joy" in found["/imu/data"].text
+
+
+@pytest.mark.parametrize("clock_first", [True, False])
+def test_time_that_a_simulation_skips_is_no_gap(clock_first: bool) -> None:
+    """A reset advances simulated time by a second, in which nobody publishes."""
+    account = camera()
+    before = [START_NS + k * PERIOD_NS for k in range(40)]
+    feed(account, before, delay_ns=0)
+    end_ns = before[-1] + 1_000_000_000
+    if clock_first:
+        account.skip(before[-1], end_ns)
+    feed(account, [end_ns], delay_ns=0)
+    assert account.missing == (0 if clock_first else 29)
+    if not clock_first:
+        account.skip(before[-1], end_ns)
+    feed(account, [end_ns + k * PERIOD_NS for k in range(1, 40) if k != 20], delay_ns=0)
+    assert account.missing == account.gaps_total == len(account.gaps) == 1, "a real one counts"
+    assert account.to_dict()["skips"] == [{"at_ns": end_ns, "by_ns": 1_000_000_000}]
+
+
+def clock_message(at_ns: int) -> bytes:
+    return serialise(make("rosgraph_msgs/msg/Clock", clock=time_of(at_ns)))
+
+
+def test_simulated_clock_skips_only_between_two_neighbouring_messages() -> None:
+    clock = LogClock(simulated=True)
+    assert not clock.begun
+    assert clock.set(clock_message(START_NS), 7) is None
+    assert clock.set(clock_message(START_NS + 20_000_000), 8) is None
+    later = START_NS + 1_020_000_000
+    assert clock.set(clock_message(later), 9) == (START_NS + 20_000_000, later)
+    assert clock.set(clock_message(later + 10**9), 11) is None, "number 10 was lost"
+    assert clock.set(clock_message(later + 2 * 10**9), None) is None, "numbers are not known"
+    assert clock.log_ns(5) == later + 2 * 10**9 and clock.begun
