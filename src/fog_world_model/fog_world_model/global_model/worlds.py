@@ -222,6 +222,8 @@ class FastWorlds:
             past = noisy.contiguous(memory_format=torch.channels_last)
             given = frames[:, -1]
         noise = torch.randn(self._frame.shape, generator=generator, device=self._frame.device)
+        if self.compiled:
+            torch.compiler.cudagraph_mark_step_begin()  # the last step's results were cloned
         with torch.inference_mode():
             results = self._imagine(
                 noise,
