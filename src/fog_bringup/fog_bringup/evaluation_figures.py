@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from fog_bringup.report_pictures import Sheet
 from fog_bringup.report_theme import Theme, axes
@@ -20,6 +24,8 @@ Figures = Mapping[str, Any]
 
 COLUMNS = 9
 """Frames side by side: so that each is drawn at one and a half times its size at least."""
+_GAP = 2
+"""Pixels between the pictures of a film."""
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), "-.")
 _LABEL = 20
 """Letters of a name beside pictures."""
@@ -42,7 +48,7 @@ def strips(examples: Sequence[Example], theme: Theme) -> Figure:
             for column, place in enumerate(_shown(example)):
                 horizon = example.horizons[place]
                 text = f"{horizon} step{'s' * (horizon > 1)}" if j == 0 else ""
-                sheet.place(row, column, example.rows[name][place], text, above=True)
+                sheet.place(row, column, example.rows[name][horizon - 1], text, above=True)
     return sheet.figure
 
 
@@ -50,6 +56,39 @@ def _shown(example: Example) -> list[int]:
     """Places of the horizons for which there is room: the last, and the first ones."""
     places = list(range(len(example.horizons)))
     return places if len(places) <= COLUMNS else [*places[: COLUMNS - 1], places[-1]]
+
+
+def film(example: Example, control_hz: float) -> str:
+    """All frames of a window in motion, what was recorded at the left, beside all predictions.
+
+    Args:
+        example: The window.
+        control_hz: Frames per second.
+
+    Returns:
+        An element of HTML: an animated picture without loss (WebP), enlarged by the browser.
+    """
+    gap = np.full((*example.rows[RECORDED].shape[:2], _GAP, 3), 128, np.uint8)
+    courses = [part for frames in example.rows.values() for part in (gap, frames)][1:]
+    first, *others = (Image.fromarray(frame) for frame in np.concatenate(courses, axis=2))
+    buffer = io.BytesIO()
+    first.save(
+        buffer,
+        format="WEBP",
+        save_all=True,
+        append_images=others,
+        duration=round(1000 / control_hz),
+        loop=0,
+        lossless=True,
+    )
+    data = base64.b64encode(buffer.getvalue()).decode()
+    names = ", ".join(short(name, 28) for name in example.rows)
+    return (
+        f"<details><summary>In motion, at {control_hz:g} frames per second</summary>"
+        f'<figure><img class="film" src="data:image/webp;base64,{data}" width="{first.width}" '
+        f'height="{first.height}" alt="Film of the window.">'
+        f"<figcaption>From left to right: {escape(names)}.</figcaption></figure></details>"
+    )
 
 
 def curves(

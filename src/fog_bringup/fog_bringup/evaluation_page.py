@@ -60,6 +60,7 @@ _COLUMNS = {
 _GLANCE = ("psnr", "ssim", "object_error_px", "object_lost", "action_sensitivity")
 _STYLE = """
 .cards { margin-bottom: 1.6rem; }
+img.film { width: 100%; image-rendering: pixelated; }
 tbody th { white-space: nowrap; }
 .side .scroll { flex: none; max-width: 100%; }
 """
@@ -162,7 +163,7 @@ def _warnings(figures: Figures) -> Iterator[str]:
                 f"{name} was trained on another store than this one: what is held out here may "
                 "have been seen in its training."
             )
-    if figures["data"]["episodes"] < 5:
+    if figures["data"]["episodes"] < 10:
         yield (
             f"There are only {figures['data']['episodes']} held-out episodes: intervals over so "
             "few are too narrow."
@@ -193,6 +194,7 @@ def _frames(evaluation: GlobalEvaluation) -> Iterator[str]:
                 f"{at} steps ahead: {likeness}.",
             )
         )
+        parts.append(drawing.film(example, evaluation.figures["task"]["control_hz"]))
     return _section(
         "frames",
         paragraph(

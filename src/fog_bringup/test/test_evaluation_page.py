@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 import json
 import math
 import re
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from fog_bringup import evaluation_page
 from fog_bringup.cli import main
@@ -137,6 +140,15 @@ def test_page(written: Path, figures: dict[str, Any]) -> None:
     shown = interval(figures["models"]["global1"]["figures"], "psnr", 1)
     assert f">{shown}</td>" in text
     assert text.count("<figure>") >= 6
+    # Pictures of 32x24, five beside each other with two pixels between, a frame for each step.
+    films = re.findall(r'class="film" src="data:image/webp;base64,([^"]*)"', text)
+    assert films
+    with Image.open(io.BytesIO(base64.b64decode(films[0]))) as film:
+        assert film.size == (5 * 32 + 4 * 2, 24)
+        assert 1 <= film.n_frames <= figures["horizon"][-1]
+        film.seek(film.n_frames - 1)
+        film.load()
+        assert film.info["duration"] == 200
 
 
 def test_it_prints_a_summary_and_is_repeatable(

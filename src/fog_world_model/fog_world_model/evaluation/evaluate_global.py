@@ -101,7 +101,11 @@ def evaluate_global(
     shown = examples(contenders, measured, config, device=device, progress=progress)
     figures = {
         "format": FORMAT,
-        "task": {"name": store.task.name, "hash": store.task.hash},
+        "task": {
+            "name": store.task.name,
+            "hash": store.task.hash,
+            "control_hz": store.task.control_hz,
+        },
         "data": _data(store, measured),
         "horizon": list(range(1, measured.windows.horizon + 1)),
         "context": measured.windows.context,

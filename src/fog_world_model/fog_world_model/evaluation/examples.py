@@ -32,9 +32,9 @@ class Example:
     source: str
     """Where it lies: episode of the store, and step of its first foretold frame."""
     horizons: list[int]
-    """Steps ahead that are shown."""
+    """Steps ahead that are marked."""
     rows: dict[str, npt.NDArray[np.uint8]]
-    """``recorded``, models and baselines -> ``[horizon, height, width, 3]``."""
+    """``recorded``, models and baselines -> ``[step, height, width, 3]``: all steps, from 1 on."""
     psnr: dict[str, float]
     """Name of a model or baseline -> dB at the horizon that windows were ranked at."""
 
@@ -62,14 +62,14 @@ def examples(
         rows = {t: n - first for t, n in wanted.items() if 0 <= n - first < len(batch.length)}
         frames = {name: _frames(contenders.predict(name, batch), rows) for name in contenders.names}
         for title, row in rows.items():
-            horizons = [m for m in MARKS if m <= batch.length[row]]
-            real = batch.data.image[row, batch.context :][[h - 1 for h in horizons]]
-            shown = {n: np.stack([f[title][h] for h in horizons]) for n, f in frames.items()}
+            steps = int(batch.length[row])
+            real = to_uint8_image(batch.data.image[row, batch.context :][:steps])
+            shown = {name: np.stack(course[title][:steps]) for name, course in frames.items()}
             found[title] = Example(
                 title,
                 measured.windows.source(wanted[title]),
-                horizons,
-                {RECORDED: to_uint8_image(real), **shown},
+                [m for m in MARKS if m <= steps],
+                {RECORDED: real, **shown},
                 {
                     name: float(10 * np.log10(4 / max(4e-10, errors[wanted[title]])))
                     for name, errors in measured.errors.items()
@@ -82,13 +82,12 @@ def examples(
 
 def _frames(
     course: Iterator[Prediction], rows: Mapping[str, int]
-) -> dict[str, dict[int, npt.NDArray[np.uint8]]]:
-    """Title of a window -> steps ahead -> its frame."""
-    found: dict[str, dict[int, npt.NDArray[np.uint8]]] = {title: {} for title in rows}
-    for step, prediction in enumerate(course, start=1):
-        if step in MARKS:
-            for title, row in rows.items():
-                found[title][step] = to_uint8_image(prediction.frame[row])
+) -> dict[str, list[npt.NDArray[np.uint8]]]:
+    """Title of a window -> its frames."""
+    found: dict[str, list[npt.NDArray[np.uint8]]] = {title: [] for title in rows}
+    for prediction in course:
+        for title, row in rows.items():
+            found[title].append(to_uint8_image(prediction.frame[row]))
     return found
 
 
