@@ -20,6 +20,8 @@ from fog_bringup import evaluation_page
 from fog_bringup.cli import main
 from fog_bringup.evaluation_verdict import claims, interval
 from fog_world_model.data.episodes import EpisodeStore
+from fog_world_model.evaluation import evaluate_global
+from fog_world_model.evaluation.calibration import predict_outcomes
 from fog_world_model.evaluation.horizon_errors import COPY, LOCAL
 from fog_world_model.training.loop import LoopConfig
 from fog_world_model.training.train_world_models import train_global, train_local
@@ -221,14 +223,30 @@ def test_what_it_refuses(
 
 
 def test_a_store_that_was_trained_on_otherwise_is_named(
-    models: Path, tmp_path: Path, store_of: Callable[..., EpisodeStore]
+    models: Path,
+    store: EpisodeStore,
+    tmp_path: Path,
+    store_of: Callable[..., EpisodeStore],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same task, other episodes: what is held out here may have been seen in training."""
+    """The same task, other episodes: what is held out here may have been seen in training.
+
+    Proprioception stays on the scale that the model knows.
+    """
+    scales = []
+
+    def spy(model: Any, view: EpisodeStore, **more: Any) -> Any:
+        scales.append(view.normalisation.mean)
+        return predict_outcomes(model, view, **more)
+
+    monkeypatch.setattr(evaluate_global, "predict_outcomes", spy)
     other = store_of(tmp_path / "other", (9, 9, 11, 12, 13, 14))
     output = tmp_path / "out"
     command = ["evaluate", "global", str(models / "global0"), str(other.path), *FEW]
     assert main([*command, "--output", str(output)]) == 0
     assert "may have been seen in its training" in (output / "evaluation.html").read_text()
+    assert scales[0] == pytest.approx(store.normalisation.mean, rel=1e-5)
+    assert other.normalisation.mean != pytest.approx(store.normalisation.mean, rel=1e-2)
 
 
 def _set(content: dict[str, Any], key: str, value: float, low: float, high: float) -> None:
