@@ -238,14 +238,55 @@ class ExportWeights:
 
 
 @dataclass
+class CalibrateEnds:
+    """Correct a global model's end probabilities on held-out episodes, where that helps."""
+
+    checkpoint: Positional[Path]
+    """Checkpoint of the global model; the correction is written into it."""
+    store: Positional[Path]
+    """Episode store; its held-out episodes are used."""
+    windows: int = 512
+    """Most held-out windows."""
+    seed: int = 0
+    """Seed of the imagination."""
+    device: str = "auto"
+    """Where the model runs: auto, cpu, cuda."""
+
+    def run(self) -> int:
+        """Calibrate, and show the tables."""
+        from fog_world_model.data.episodes import EpisodeStore
+        from fog_world_model.training.correct_ends import correct_ends
+        from fog_world_model.training.loop import device_of
+
+        report = correct_ends(
+            self.checkpoint,
+            EpisodeStore(self.store),
+            windows=self.windows,
+            seed=self.seed,
+            device=device_of(self.device),
+        )
+        print("\n".join(report.lines()))
+        if report.correction is None:
+            print("ends are left as they are: no correction lowers the loss of other episodes")
+        else:
+            print(
+                f"ends corrected: scale {report.correction.scale:.3f}, bias "
+                f"{report.correction.bias:+.3f}; log loss of episodes that it was not fitted on "
+                f"{report.log_loss_before:.4f} -> {report.log_loss_after:.4f}"
+            )
+        return 0
+
+
+@dataclass
 class Train:
-    """Train a world model or a policy, or export what was trained."""
+    """Train a world model or a policy, or export or calibrate what was trained."""
 
     what: (
         Annotated[TrainGlobal, subcommand("global")]
         | Annotated[TrainLocal, subcommand("local")]
         | Annotated[TrainPolicy, subcommand("policy")]
         | Annotated[ExportWeights, subcommand("export")]
+        | Annotated[CalibrateEnds, subcommand("calibrate")]
     )
 
     def run(self) -> int:
