@@ -183,12 +183,14 @@ def test_a_bag_that_fails_in_a_process(
 
 
 CHILD = """
-import sys, time
+import signal, sys, time
 from recorded_drive import drive_task
 from fog_world_model.data import import_workers
 from fog_world_model.data.import_bags import import_bags
 
 if __name__ == "__main__":
+    # A shell that runs the tests in the background has Ctrl-C ignored in all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import_workers._WORTH_PROCESSES = int(sys.argv[2])
 
     def progress(what, done, total):

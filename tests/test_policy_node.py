@@ -162,8 +162,8 @@ def test_follows_simulated_time_and_stops_with_it(
         robot.wait_until_driving()
         end(node, signal.SIGINT, robot)
     report = json.loads(report_path.read_text())
-    # Of robot time: 20 ms after an image, and three times what the computation took.
-    assert 10.0 < report["latency_ms"]["p50"] < 150.0
+    # Of robot time: up to 20 ms after an image, and three times what the computation took.
+    assert 2.5 * report["inference_ms"]["p50"] < report["latency_ms"]["p50"] < 150.0
     assert report["stops"]["clock"]["events"] == 1
 
 
