@@ -122,6 +122,15 @@ def test_a_pause_is_no_loss() -> None:
     assert result.account["image"].dropped == 0
 
 
+def test_a_reset_between_two_episodes_is_no_loss() -> None:
+    """Four frames fit into each pause; at the first the episode changes, at the second not."""
+    images = times(0, 200, 400, 1400, 1600, 1800, 2800, 3000)
+    numbers = np.array([1, 1, 1, 2, 2, 2, 2, 2])
+    marked = run(images, {"m": Stream(images, 50 * MS)}, markers=("m", numbers))
+    assert marked.account["image"].dropped == 4
+    assert run(images, {}).account["image"].dropped == 8
+
+
 def test_a_gap_is_counted_once_however_fast_the_camera() -> None:
     """At 20 Hz four frames without a successor lie before the gap, but one episode ends there."""
     before, after = range(0, 450, 50), range(2000, 2450, 50)

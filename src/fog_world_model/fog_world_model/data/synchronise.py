@@ -142,6 +142,10 @@ def synchronise(
         account[topic] = TopicAccount(
             received=len(stream.stamp_ns), reordered=_count_reordered(stream.stamp_ns)
         )
+    if markers is not None and len(stamps):
+        place = newest[markers[0]]
+        episode = np.where(place >= 0, np.append(markers[1], 0)[place], 0)
+        account[image_topic].dropped = _dropped(stamps, episode)
 
     breaks: Counter[str] = Counter()
     runs: list[list[int]] = []
@@ -249,15 +253,25 @@ def _count_reordered(stamps: IntArray) -> int:
 
 
 def _camera_account(as_arrived: IntArray, stamps: IntArray) -> TopicAccount:
-    account = TopicAccount(received=len(stamps), reordered=_count_reordered(as_arrived))
-    if len(stamps) > 2:
-        gaps = np.diff(stamps)
-        usual = float(np.median(gaps))
-        if usual > 0:
-            missing = np.round(gaps / usual) - 1
-            # A pause of more than ten frames is a pause (a reset, say), not loss.
-            account.dropped = int(missing[(missing > 0) & (missing <= 10)].sum())
-    return account
+    return TopicAccount(
+        received=len(stamps),
+        reordered=_count_reordered(as_arrived),
+        dropped=_dropped(stamps, np.zeros(len(stamps), np.int64)),
+    )
+
+
+def _dropped(stamps: IntArray, episode: IntArray) -> int:
+    """Frames that must have been lost, by the gaps in their stamps.
+
+    A pause of more than ten frames is a pause, not loss; so is one between two episodes (a reset).
+    """
+    gaps = np.diff(stamps)
+    usual = float(np.median(gaps)) if len(gaps) > 1 else 0.0
+    if usual <= 0:
+        return 0
+    missing = np.round(gaps / usual) - 1
+    lost = (missing > 0) & (missing <= 10) & (np.diff(episode) == 0)
+    return int(missing[lost].sum())
 
 
 def _segment(
