@@ -9,7 +9,6 @@ observation of an episode, after which no command was given, is left out.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fog_bringup.export_folder import export_folder
 from fog_bringup.progress import Report
 from fog_world_model.data.episodes import Episode, EpisodeStore
-from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
 VERSION = "v3.0"
@@ -64,20 +63,8 @@ def export_lerobot(store: EpisodeStore, output: Path, progress: Report | None = 
     Raises:
         FogError: ``output`` exists or cannot be written, or the store is damaged.
     """
-    if output.exists():
-        raise FogError(f"--output {output}: exists already; choose another folder")
-    part = output.with_name(output.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with export_folder(output) as part:
         _write(store, part, progress)
-        part.rename(output)
-    except OSError as error:
-        raise FogError(
-            f"--output {output}: cannot be written ({error.strerror or error}); make room or "
-            "choose another folder"
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return output
 
 

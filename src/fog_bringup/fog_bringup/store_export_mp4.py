@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from fog_bringup.export_folder import export_folder
 from fog_bringup.progress import Report
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.errors import FogError
@@ -57,22 +57,9 @@ def export_mp4(store: EpisodeStore, output: Path, progress: Report | None = None
         FogError: ``output`` exists or cannot be written, OpenCV has no encoder, a file lacks
             frames, or the store is damaged.
     """
-    if output.exists():
-        raise FogError(f"--output {output}: exists already; choose another folder")
-    part = output.with_name(output.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with export_folder(output) as part:
         part.mkdir(parents=True)
-        videos = _write(store, part, output, progress)
-        part.rename(output)
-    except OSError as error:
-        raise FogError(
-            f"--output {output}: cannot be written ({error.strerror or error}); make room or "
-            "choose another folder"
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return videos
+        return _write(store, part, output, progress)
 
 
 def _write(

@@ -6,8 +6,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from rosbags.highlevel import AnyReader
 
 from fog_bringup.progress import Report, progress_bar
 from fog_world_model.data.bag_writer import BagWriter
+from fog_world_model.data.import_bag import single_threaded_opencv
 from fog_world_model.data.import_bags import import_bags
 from fog_world_model.data.messages import header, make, serialise
 from fog_world_model.task import TaskConfig, task_from_dict
@@ -95,7 +95,7 @@ def _compare(
     for repetition in range(REPETITIONS):
         for place, (name, run) in enumerate(runs.items()):
             report(f"measuring {kind}", repetition * len(runs) + place, REPETITIONS * len(runs))
-            with _one_thread():
+            with single_threaded_opencv():
                 begin = time.perf_counter()
                 run()
                 seconds[name].append(time.perf_counter() - begin)
@@ -104,17 +104,6 @@ def _compare(
     rates["times_plain"] = rates["ours_fps"] / rates["plain_fps"]
     rates["share_of_limit"] = rates["ours_fps"] / rates["limit_fps"]
     return rates
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep OpenCV to one core; an import has threads of its own."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def _plain(bag: Path) -> None:

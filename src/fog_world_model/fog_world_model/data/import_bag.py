@@ -65,14 +65,14 @@ def import_bag(job: BagJob, progress: BagProgress, stopped: Callable[[], bool]) 
         BagReader(job.bag) as bag,
         BagScan(bag) as scan,
         ShardWriter(job.store, job.shard, job.task) as writer,
-        _single_threaded_opencv(),
+        single_threaded_opencv(),
     ):
         report = _Import(job, bag, scan, writer).run(progress, stopped)
         writer.finish(fingerprint=job.fingerprint, bag=str(job.bag.resolve()), report=report)
 
 
 @contextmanager
-def _single_threaded_opencv() -> Iterator[None]:
+def single_threaded_opencv() -> Iterator[None]:
     """Threads work on whole images; OpenCV's own would only get into their way."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
