@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from processes import REPOSITORY, ros_domain, ros_environment
 
+from fog_bringup.closed_loop import free_domain_id
 from fog_world_model.ros_environment import prepare
 from fog_world_model.task import TaskConfig, load_task
 
@@ -44,3 +45,15 @@ def toy_world(task: TaskConfig, tmp_path_factory: pytest.TempPathFactory) -> tup
     from toy_world import write_toy_world
 
     return write_toy_world(task, tmp_path_factory.mktemp("toy_world"))
+
+
+@pytest.fixture(scope="module")
+def domain() -> int:
+    """A ROS domain of the test module's own."""
+    return free_domain_id()
+
+
+@pytest.fixture(scope="module")
+def env(domain: int) -> dict[str, str]:
+    """Environment for node processes in that domain."""
+    return ros_environment(ROS_DOMAIN_ID=str(domain))

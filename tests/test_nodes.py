@@ -101,16 +101,6 @@ def crowding() -> float:
 
 
 @pytest.fixture(scope="module")
-def domain() -> int:
-    return free_domain_id()
-
-
-@pytest.fixture(scope="module")
-def env(domain: int) -> Environment:
-    return ros_environment(ROS_DOMAIN_ID=str(domain))
-
-
-@pytest.fixture(scope="module")
 def robot(env: Environment) -> Iterator[NodeProcess]:
     """A robot in real time that all tests share; each resets it."""
     with node("robot_node", env, seed=7, limit_s=150) as process:

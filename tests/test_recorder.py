@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from processes import NodeProcess, ros_environment
+from processes import NodeProcess
 from sensor_msgs.msg import Joy
 from sensors import (
     BEST_EFFORT,
@@ -26,20 +26,9 @@ from sensors import (
     wait_until,
 )
 
-from fog_bringup.closed_loop import free_domain_id
 from fog_world_model.data import messages
 
 Environment = dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def domain() -> int:
-    return free_domain_id()
-
-
-@pytest.fixture(scope="module")
-def env(domain: int) -> Environment:
-    return ros_environment(ROS_DOMAIN_ID=str(domain))
 
 
 @pytest.fixture

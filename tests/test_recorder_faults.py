@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import NodeProcess, ros_environment
+from processes import NodeProcess
 from sensors import (
     BEST_EFFORT,
     CAMERA,
@@ -27,21 +27,10 @@ from sensors import (
     wait_until,
 )
 
-from fog_bringup.closed_loop import free_domain_id
 from fog_world_model.data import messages
 from fog_world_model.data.bag_recover import recover_bag
 
 Environment = dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def domain() -> int:
-    return free_domain_id()
-
-
-@pytest.fixture(scope="module")
-def env(domain: int) -> Environment:
-    return ros_environment(ROS_DOMAIN_ID=str(domain))
 
 
 @pytest.fixture
