@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import pytest
+import shapely
 
 from fog_bringup.driver_base import Driver
 from fog_bringup.robots import Observation, Robot, make_robot, rewards
@@ -164,13 +165,24 @@ def test_pusht_reward_of_driven_episodes(seed: int) -> None:
     assert not episode.labels.end[:-1].any()
 
 
+def _gap_by_shapely(block: tuple[float, float, float], pusher: tuple[float, float]) -> float:
+    """Distance to the nearer bar as shapely has it, less the pusher's radius of 15 px."""
+    parts = [shapely.Polygon(corners) for corners in tee.bars(block)]
+    return min(float(part.distance(shapely.Point(pusher))) for part in parts) - 15.0
+
+
 def test_pusht_reward_is_the_simulators_formula() -> None:
-    labeller = PushTLabeller(LabellerConfig("pusht_image"))
+    labeller = PushTLabeller(LabellerConfig("pusht_image", options={"approach_weight": 0.3}))
     random = np.random.default_rng(0)
-    poses = random.uniform((0, 0, -math.pi, 0), (512, 512, math.pi, 1), (50, 4))
-    found = labeller.label(poses.astype(np.float32), None).reward
-    expected = [rewards.pusht((x, y, a), tee.GOAL, c) for x, y, a, c in poses[1:]]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    sights = random.uniform((0, 0, -math.pi, 0, 0, 0), (512, 512, math.pi, 1, 512, 512), (50, 6))
+    found = labeller.label(sights.astype(np.float32), None).reward
+    expected = [
+        rewards.pusht(
+            (x, y, a), tee.GOAL, c, gap=_gap_by_shapely((x, y, a), (u, v)), approach_weight=0.3
+        )
+        for x, y, a, c, u, v in sights[1:]
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 # --- markers --------------------------------------------------------------------------------------

@@ -58,3 +58,7 @@ def test_pusht() -> None:
     # turned by -1.5 rad the long way round, in place: (e^-1 + 0.5) / 2
     turned = (256.0, 256.0, math.pi / 4 - 1.5 + 2 * math.pi)
     assert rewards.pusht(turned, goal, 0.5) == pytest.approx(0.433940, abs=1e-6)
+    # a fifth of it for standing 50 px away: 0.8 * 0.433940 + 0.2 * e^-0.5
+    assert rewards.pusht(turned, goal, 0.5, gap=50.0, approach_weight=0.2) == pytest.approx(
+        0.468458, abs=1e-6
+    )

@@ -351,7 +351,8 @@ def test_pusht_repeats_itself_and_ends_when_covered(pusht: PushTRobot) -> None:
     pusht.step((0.0, 0.0))
     assert pusht.coverage > 0.99
     assert pusht.observe(image=False).end
-    assert pusht.observe(image=False).reward > 0.98
+    # Solved, but for the share that is for being near: the pusher is at the other end.
+    assert 0.8 * 0.98 < pusht.observe(image=False).reward < 0.8 + 0.2 * 0.2
 
 
 def test_block_centre_is_the_centre_of_gravity(pusht: PushTRobot) -> None:

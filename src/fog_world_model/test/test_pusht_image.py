@@ -66,16 +66,16 @@ def test_signed_distance(pose: tuple[float, float, float]) -> None:
 
 def test_label_against_numbers_worked_out_by_hand() -> None:
     labeller = PushTLabeller(LabellerConfig("pusht_image"))
-    quarter = math.pi / 4
+    quarter, away = math.pi / 4, (0.0, 0.0)
     sights = np.array(
         [
-            (0.0, 0.0, 0.0, 0.0),  # nothing led to the first step
-            (256.0, 256.0, quarter, 1.0),
-            (356.0, 256.0, quarter, 0.2),  # 100 px away: (e^-1 + 0.2) / 2
-            (256.0, 256.0, quarter - 1.5 + 2 * math.pi, 0.5),  # (e^-1 + 0.5) / 2
-            (np.nan,) * 4,
-            (256.0, 256.0, quarter, 0.949),
-            (256.0, 256.0, quarter, 0.951),
+            (0.0, 0.0, 0.0, 0.0, *away),  # nothing led to the first step
+            (256.0, 256.0, quarter, 1.0, *away),
+            (356.0, 256.0, quarter, 0.2, *away),  # 100 px away: (e^-1 + 0.2) / 2
+            (256.0, 256.0, quarter - 1.5 + 2 * math.pi, 0.5, *away),  # (e^-1 + 0.5) / 2
+            (np.nan,) * 6,
+            (256.0, 256.0, quarter, 0.949, *away),
+            (256.0, 256.0, quarter, 0.951, *away),
         ],
         np.float32,
     )
@@ -85,6 +85,22 @@ def test_label_against_numbers_worked_out_by_hand() -> None:
     )
     np.testing.assert_array_equal(labels.end, [True, False, False, False, False, True])
     assert labels.reward.dtype == np.float32
+
+
+def test_a_share_of_the_reward_is_for_being_near() -> None:
+    labeller = PushTLabeller(LabellerConfig("pusht_image", options={"approach_weight": 0.2}))
+    upright = (256.0, 256.0, 0.0, 0.0)  # its top edge lies at y = 256
+    away = math.exp(-math.pi / 4 / 1.5) / 2  # (closeness + coverage) / 2
+    sights = [
+        (*upright, 0.0, 0.0),
+        (*upright, 256.0, 141.0),  # the pusher's rim, 15 px nearer, is 100 px above the T
+        (*upright, 256.0, 241.0),  # touches it
+        (*upright, 256.0, 250.0),  # pressed into it
+        (*upright, np.nan, np.nan),  # out of the picture
+    ]
+    labels = labeller.label(np.array(sights, np.float32), None)
+    expected = 0.8 * away + 0.2 * np.array([math.exp(-1.0), 1.0, 1.0, 0.0])
+    np.testing.assert_allclose(labels.reward, expected, atol=2e-6)
 
 
 def table_picture(
@@ -147,7 +163,7 @@ def real_table() -> PushTLabeller:
 
 def test_a_real_table_seen_at_an_angle(real_table: PushTLabeller) -> None:
     random = np.random.default_rng(0)
-    apart, turns, covered = [], [], []
+    apart, turns, covered, sticks = [], [], [], []
     for k in range(24):
         near = k % 2
         pose = (
@@ -158,7 +174,8 @@ def test_a_real_table_seen_at_an_angle(real_table: PushTLabeller) -> None:
         angle = random.uniform(-math.pi, math.pi)
         # The stick touches the T, or hides a part of it.
         stick = pose[0] + 70.0 * math.cos(angle), pose[1] + 70.0 * math.sin(angle)
-        x, y, found, share = real_table.look(table_picture(pose, stick, random), None)
+        x, y, found, share, *pusher = real_table.look(table_picture(pose, stick, random), None)
+        sticks.append(math.dist(pusher, stick))
         apart.append(math.hypot(x - pose[0], y - pose[1]))
         turns.append(abs(math.remainder(found - pose[2], 2 * math.pi)))
         covered.append(abs(share - tee.coverage(pose, tee.GOAL)))
@@ -167,6 +184,7 @@ def test_a_real_table_seen_at_an_angle(real_table: PushTLabeller) -> None:
     assert max(turns) < math.radians(1.0)
     assert max(covered) < 0.02
     assert float(np.mean(covered)) < 0.007
+    assert max(sticks) < 3.0
 
 
 def test_what_is_not_there_is_not_seen(real_table: PushTLabeller) -> None:
@@ -174,7 +192,8 @@ def test_what_is_not_there_is_not_seen(real_table: PushTLabeller) -> None:
     empty = table_picture((-400.0, -400.0, 0.0), None, random)
     assert np.isnan(real_table.look(empty, None)).all()
     whole = table_picture((250.0, 200.0, 0.3), None, random)
-    assert not np.isnan(real_table.look(whole, None)).any()
+    found = real_table.look(whole, None)
+    assert not np.isnan(found[:4]).any() and np.isnan(found[4:]).all()  # there is no stick
     # Something dark lies over the stem and half of the bar.
     hidden = whole.copy()
     hidden[90:200, 60:330] = TABLE
@@ -197,7 +216,7 @@ def test_lens_distortion_is_undone(real_table: PushTLabeller) -> None:
     maps = source.reshape(240, 320, 2).astype(np.float32)
     picture = cv2.remap(straight, maps[..., 0], maps[..., 1], cv2.INTER_LINEAR)
     assert not np.hypot(*(real_table.look(picture, None)[:2] - pose[:2])) < 3.0  # or not seen
-    x, y, angle, _ = real_table.look(picture, bent)
+    x, y, angle = real_table.look(picture, bent)[:3]
     assert math.hypot(x - pose[0], y - pose[1]) < 3.0
     assert abs(angle - pose[2]) < math.radians(1.5)
 
@@ -210,6 +229,7 @@ def test_lens_distortion_is_undone(real_table: PushTLabeller) -> None:
         ({"wall_rgb": 0x1000000}, "wall_rgb must be 0x000000 to 0xFFFFFF"),
         ({"solved": 1.2}, r"solved must be in \(0, 1\]"),
         ({"unit_px": 0.0}, "unit_px must be positive"),
+        ({"approach_weight": 1.1}, r"approach_weight must be in \[0, 1\]"),
     ],
 )
 def test_impossible_options_are_refused(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from fog_bringup.robots import rewards
 from fog_bringup.robots.pusht_frame import PIXEL_M, TABLE_PX, to_world
 from fog_bringup.robots.robot import Observation, Robot, camera_size
+from fog_world_model.data.labellers import tee
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
@@ -23,7 +24,7 @@ _LEAD_S = 0.25
 """How far ahead of the pusher its target is set, as a time at the commanded velocity. The pusher is
 drawn to its target like a critically damped spring of 10 rad/s, and the target holds for 0.1 s:
 with this lead its mean velocity is the commanded one (worked out in the tests)."""
-_RADIUS_PX = 15
+_RADIUS_PX = tee.PUSHER_RADIUS_PX
 _SOLVED = 0.95
 
 
@@ -31,7 +32,8 @@ class PushTRobot(Robot):
     """A pusher that is steered by (vx, vy) in m/s; x points right, y up, 1 px is 1 mm.
 
     Args:
-        task: Two action fields.
+        task: Two action fields; ``approach_weight`` of its options is the share of the reward that
+            is for being near the block.
         camera_hz: Rate of the camera; 10 Hz divided by a whole number.
         image_height: Rows of the picture; None: ``image_height_px`` of the task's options.
         image_width: Columns of the picture; None: ``image_width_px`` of the task's options.
@@ -54,6 +56,12 @@ class PushTRobot(Robot):
             raise FogError(
                 f"task '{task.name}': action.fields must be linear.x, linear.y for pusht, not "
                 f"{', '.join(task.action.fields)}"
+            )
+        self._approach_weight = float(task.options.get("approach_weight", 0.0))
+        if not 0.0 <= self._approach_weight <= 1.0:
+            raise FogError(
+                f"task '{task.name}': options.approach_weight is {self._approach_weight:g}; "
+                "expected a share from 0 to 1"
             )
         made: Any = gymnasium.make(
             f"{gym_pusht.__name__}/PushT-v0",
@@ -118,7 +126,13 @@ class PushTRobot(Robot):
             linear_velocity=np.array([*self._velocity, 0.0]),
             angular_velocity=np.zeros(3),
             linear_acceleration=np.zeros(3),
-            reward=rewards.pusht(block_px, tuple(env.goal_pose), self.coverage),
+            reward=rewards.pusht(
+                block_px,
+                tuple(env.goal_pose),
+                self.coverage,
+                gap=float(tee.gap(np.array(env.agent.position), block_px)),
+                approach_weight=self._approach_weight,
+            ),
             end=self._ended,
             episode=max(self._episode, 0),
             objects={"block": to_world(*block_px), "goal": to_world(*env.goal_pose)},

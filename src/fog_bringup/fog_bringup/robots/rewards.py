@@ -59,17 +59,23 @@ def push_cube(before: float, now: float, done: bool) -> float:
     return PUSH_SCALE * (now - before) + (5.0 if done else 0.0)
 
 
-def pusht(block: Pose, goal: Pose, coverage: float) -> float:
-    """Mean of closeness and score of Push-T, in (0, 1].
+def pusht(
+    block: Pose, goal: Pose, coverage: float, *, gap: float = 0.0, approach_weight: float = 0.0
+) -> float:
+    """Mean of closeness and score of Push-T, in (0, 1], blended with how near the pusher is.
 
-    The coverage alone is zero over most of the table, the closeness alone blunt near the goal.
+    The coverage alone is zero over most of the table, the closeness alone blunt near the goal, and
+    neither changes before the pusher touches the block.
 
     Args:
         block: Pose of the T, lengths in px of the 512 px table.
         goal: Pose that it should have.
         coverage: Share of the goal's area that the T covers.
+        gap: Between the pusher and the block, px; 0 or less when they touch.
+        approach_weight: Share of the reward, in [0, 1], that is exp(-gap / 100 px).
     """
     turn = block[2] - goal[2]
     angle = abs(math.atan2(math.sin(turn), math.cos(turn)))
     closeness = math.exp(-math.dist(block[:2], goal[:2]) / 100.0 - angle / 1.5)
-    return (closeness + coverage) / 2.0
+    nearness = math.exp(-max(gap, 0.0) / 100.0)
+    return (1.0 - approach_weight) * (closeness + coverage) / 2.0 + approach_weight * nearness

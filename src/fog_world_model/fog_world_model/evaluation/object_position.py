@@ -79,7 +79,7 @@ class TeeFinder:
 
         A lens's distortion, which the store no longer knows of, is not undone.
         """
-        x, y, angle, _ = (float(v) for v in self._labeller.look(image, None))
+        x, y, angle = (float(v) for v in self._labeller.look(image, None)[:3])
         if not np.isfinite(x):
             return None
         length = tee.CENTRE * self._labeller.options.unit_px

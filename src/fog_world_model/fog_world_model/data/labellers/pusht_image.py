@@ -32,7 +32,7 @@ _WIDEST_PX = 192
 _ANGLES = 24
 _REFINED = 2
 _ITERATIONS = 10
-_FIELDS = ("x", "y", "angle", "coverage")
+_FIELDS = ("x", "y", "angle", "coverage", "pusher_x", "pusher_y")
 _NO_COLOUR = -1.0
 _FAINT = 0.2
 """Share of the block's colour that a camera's noise may give to any pixel."""
@@ -63,6 +63,8 @@ class PushTOptions:
     """Width of the T's bars in px of the table."""
     edge_px: float = 2.0
     """How far the picture of the block reaches beyond its shape (gym-pusht's outline)."""
+    approach_weight: float = 0.0
+    """Share of the reward, in [0, 1], that is for the pusher's being near the T."""
     solved: float = tee.SOLVED
     """Coverage at which the episode ends."""
     left_top_u: float = 0.0
@@ -93,6 +95,8 @@ class PushTOptions:
         for name, value in vars(self).items():
             if name.endswith("_rgb") and not (-1 <= value <= 0xFFFFFF and value == int(value)):
                 raise FogError(f"labeller.options.{name} must be 0x000000 to 0xFFFFFF, or -1")
+        if not 0.0 <= self.approach_weight <= 1.0:
+            raise FogError("labeller.options.approach_weight must be in [0, 1]")
         for name in ("solved", "least_visible", "least_agreement"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise FogError(f"labeller.options.{name} must be in (0, 1]")
@@ -115,8 +119,10 @@ class PushTLabeller:
     """Finds the T and scores it; every picture is judged by itself.
 
     The reward is that of the simulated task (fog_bringup's ``rewards.pusht``): the mean of the
-    coverage and of the closeness, exp(-distance / 100 px - angle / 1.5 rad). The episode ends at a
-    coverage of ``solved``.
+    coverage and of the closeness, exp(-distance / 100 px - angle / 1.5 rad), of which a share of
+    ``approach_weight`` is replaced by exp(-gap / 100 px), the gap being that between the pusher and
+    the T. A pusher that the picture does not show is not near. The episode ends at a coverage of
+    ``solved``.
 
     Args:
         config: See :class:`PushTOptions`.
@@ -139,8 +145,9 @@ class PushTLabeller:
             camera: Its distortion is undone first; None: there is none.
 
         Returns:
-            ``[x, y, angle, coverage]`` float32: px of the 512 px table, rad in (-pi, pi], share;
-            NaN when the block is not seen well enough.
+            ``[x, y, angle, coverage, pusher_x, pusher_y]`` float32: px of the 512 px table, rad in
+            (-pi, pi], share; NaN when the block is not seen well enough, the last two also when
+            the pusher is not seen.
         """
         table = self._table(image, camera)
         block, pusher = self._unmixing.shares(table)
@@ -148,7 +155,7 @@ class PushTLabeller:
         if pose is None:
             return np.full(len(_FIELDS), np.nan, np.float32)
         covered = tee.coverage(pose, self.options.goal, self.options.unit_px)
-        return np.array([*pose, covered], np.float32)
+        return np.array([*pose, covered, *_pusher(pusher)], np.float32)
 
     def label(self, sights: FloatArray, base: FloatArray | None) -> Labels:
         """Reward and end of every transition, from the picture that it led to.
@@ -157,13 +164,22 @@ class PushTLabeller:
             sights: ``[step, field]``: what :meth:`look` returned.
             base: Not used.
         """
-        x, y, angle, covered = np.asarray(sights, np.float64)[1:].T
+        x, y, angle, covered, *pusher = np.asarray(sights, np.float64)[1:].T
         goal = self.options.goal
         turn = np.abs(np.angle(np.exp(1j * (angle - goal[2]))))
         distance = np.hypot(x - goal[0], y - goal[1])
         closeness = np.exp(-distance / 100.0 - turn / 1.5)
+        poses = np.stack([x, y, angle], 1)
+        gaps = [
+            tee.gap(p, (pose[0], pose[1], pose[2]), self.options.unit_px)
+            for p, pose in zip(np.stack(pusher, 1), poses, strict=True)
+        ]
+        nearness = np.nan_to_num(np.exp(-np.maximum(np.array(gaps), 0.0) / 100.0))
+        share = self.options.approach_weight
         return Labels(
-            reward=((closeness + covered) / 2.0).astype(np.float32),
+            reward=((1.0 - share) * (closeness + covered) / 2.0 + share * nearness).astype(
+                np.float32
+            ),
             end=np.nan_to_num(covered) >= self.options.solved,
         )
 
@@ -237,6 +253,18 @@ class _Unmixing:
             return mixed.reshape(image.shape[:2])
 
         return of("block"), of("pusher")
+
+
+def _pusher(share: Array) -> tuple[float, float]:
+    """Centre of the largest part of the pusher's colour, px of the table; NaN: there is none."""
+    _, labels, figures, _ = cv2.connectedComponentsWithStats((share > 0.3).astype(np.uint8))
+    if len(figures) < 2:
+        return math.nan, math.nan
+    weight = np.where(labels == 1 + int(figures[1:, cv2.CC_STAT_AREA].argmax()), share, 0.0)
+    pixel = tee.TABLE_PX / share.shape[0]
+    axis = (np.arange(share.shape[0]) + 0.5) * pixel - 0.5
+    x, y = weight.sum(0) @ axis, weight.sum(1) @ axis
+    return float(x / weight.sum()), float(y / weight.sum())
 
 
 def _rgb(number: float) -> Array:

@@ -22,6 +22,8 @@ UNIT_PX = 30.0
 """Width of the T's bars; the top bar is four, the whole T four of these long."""
 GOAL: PlanarPose = (256.0, 256.0, math.pi / 4)
 """Where gym-pusht wants the T."""
+PUSHER_RADIUS_PX = 15.0
+"""Radius of gym-pusht's pusher, a disc."""
 SOLVED = 0.95
 """Coverage from which on gym-pusht counts the T as placed."""
 
@@ -81,3 +83,14 @@ def signed_distance(points: Array, pose: PlanarPose, unit: float = UNIT_PX) -> A
         distances.append(outside + np.minimum(np.maximum(dx, dy), 0.0))
     nearest: Array = np.minimum(*distances) * unit
     return nearest
+
+
+def gap(pusher: Array, pose: PlanarPose, unit: float = UNIT_PX) -> Array:
+    """Free space between the pusher and the T, px; 0 or less when they touch.
+
+    Args:
+        pusher: ``[..., axis]`` centre of the pusher, px.
+        pose: ``(x, y, angle)`` of the T.
+        unit: Width of a bar, px.
+    """
+    return signed_distance(pusher, pose, unit) - PUSHER_RADIUS_PX
