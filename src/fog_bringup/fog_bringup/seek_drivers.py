@@ -179,6 +179,7 @@ _DRIVERS: dict[str, type[Driver]] = {
     "push_cube": PushCubeDriver,
     "push_cube_markers": PushCubeDriver,
     "pusht": PushTDriver,
+    "pusht_easy": PushTDriver,
     "pusht_image": PushTDriver,
 }
 

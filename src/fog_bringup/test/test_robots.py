@@ -10,9 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 import pytest
+from gym_pusht.envs.pusht import pymunk_to_shapely
 
 from fog_bringup.robots import Observation, make_robot
 from fog_bringup.robots.go2 import Go2Robot
@@ -22,6 +24,7 @@ from fog_bringup.robots.pusht_frame import block_centre, to_pixels, to_world
 from fog_bringup.robots.rewards import distance_and_bearing, push_cube_potential
 from fog_bringup.seek_drivers import base_pose
 from fog_bringup.tasks import find_task, task_names
+from fog_world_model.data.labellers import tee
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
@@ -353,6 +356,89 @@ def test_pusht_repeats_itself_and_ends_when_covered(pusht: PushTRobot) -> None:
     assert pusht.observe(image=False).end
     # Solved, but for the share that is for being near: the pusher is at the other end.
     assert 0.8 * 0.98 < pusht.observe(image=False).reward < 0.8 + 0.2 * 0.2
+
+
+def with_options(**options: float) -> TaskConfig:
+    task = find_task("pusht")
+    return dataclasses.replace(task, options={**task.options, **options})
+
+
+def test_pusht_starts_as_near_the_goal_as_the_task_says() -> None:
+    robot = make_robot(with_options(start_distance_px=40.0, start_angle_deg=20.0))
+    assert isinstance(robot, PushTRobot)
+    away, turned, pushers = [], [], []
+    for seed in range(150):
+        robot.reset(seed)
+        seen = robot.observe(image=False).objects
+        env, block = robot._env, robot._env.block
+        goal = pymunk_to_shapely(env.get_goal_pose_body(env.goal_pose), block.shapes)
+        away.append(pymunk_to_shapely(block, block.shapes).centroid.distance(goal.centroid))
+        turned.append(math.degrees(math.remainder(seen["block"][2] - seen["goal"][2], 2 * math.pi)))
+        pushers.append(np.array(env.agent.position))
+        assert tee.gap(pushers[-1], (*block.position, block.angle)) > 0.5
+        robot.step((0.0, 0.0))  # nothing overlaps, so nothing is shoved
+        assert robot.observe(image=False).objects["block"] == pytest.approx(seen["block"], abs=1e-6)
+    # Uniform between half of the distance and all of it: a quarter each side of 30 px.
+    assert min(away) > 20.0
+    assert max(away) < 40.0
+    assert np.mean(away) == pytest.approx(30.0, abs=1.5)
+    assert np.abs(turned).max() < 20.0
+    assert np.std(turned) == pytest.approx(20.0 / math.sqrt(3), abs=2.0)
+    # The pusher is anywhere.
+    assert np.min(pushers) < 80
+    assert np.max(pushers) > 420
+    robot.reset(7)
+    again = robot.observe(image=False)
+    robot.reset(7)
+    assert robot.observe(image=False).objects == again.objects
+    robot.close()
+
+
+def test_without_a_distance_pusht_starts_as_the_package_wants(pusht: PushTRobot) -> None:
+    pusht.reset(11)
+    mine = pusht._env.get_obs()
+    theirs, _ = gymnasium.make("gym_pusht/PushT-v0", obs_type="state").reset(seed=11)
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_the_coverage_that_solves_pusht_is_an_option() -> None:
+    ends = {}
+    for solved in (0.95, 0.8, 2.0):
+        robot = make_robot(with_options(solved_coverage=solved))
+        assert isinstance(robot, PushTRobot)
+        robot.reset(0)
+        block = robot._env.block
+        robot._env.agent.position = 60, 60
+        for right_px in (0.0, 7.0):
+            robot._ended = False
+            block.angle = math.pi / 4
+            block.position = 256 + right_px, 256
+            robot.step((0.0, 0.0))
+            ends[solved, right_px] = robot.observe(image=False).end
+            assert robot.coverage == pytest.approx(1.0 if right_px == 0 else 0.82, abs=0.01)
+        robot.close()
+    assert ends == {
+        (0.95, 0.0): True,
+        (0.95, 7.0): False,
+        (0.8, 0.0): True,
+        (0.8, 7.0): True,
+        (2.0, 0.0): False,
+        (2.0, 7.0): False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start_distance_px": 500.0}, "start_distance_px is 500; expected px from 0 to 150"),
+        ({"start_angle_deg": 10.0}, "start_angle_deg is given without start_distance_px"),
+        ({"solved_coverage": 0.0}, "solved_coverage is 0; expected a coverage"),
+        ({"approach_weight": 1.5}, "approach_weight is 1.5; expected a share from 0 to 1"),
+    ],
+)
+def test_impossible_options_of_pusht(options: dict[str, float], message: str) -> None:
+    with pytest.raises(FogError, match=message):
+        make_robot(with_options(**options))
 
 
 def test_block_centre_is_the_centre_of_gravity(pusht: PushTRobot) -> None:

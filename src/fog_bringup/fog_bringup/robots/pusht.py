@@ -25,15 +25,21 @@ _LEAD_S = 0.25
 drawn to its target like a critically damped spring of 10 rad/s, and the target holds for 0.1 s:
 with this lead its mean velocity is the commanded one (worked out in the tests)."""
 _RADIUS_PX = tee.PUSHER_RADIUS_PX
-_SOLVED = 0.95
+_START_PX = (50, 450)
+"""Between these gym-pusht puts the pusher, along either axis; so do the starts near the goal."""
 
 
 class PushTRobot(Robot):
     """A pusher that is steered by (vx, vy) in m/s; x points right, y up, 1 px is 1 mm.
 
     Args:
-        task: Two action fields; ``approach_weight`` of its options is the share of the reward that
-            is for being near the block.
+        task: Two action fields. Of its options, ``approach_weight`` is the share of the reward
+            that is for being near the block; ``solved_coverage`` (0.95 unless given) is the
+            coverage at which an episode ends, and above 1 none does;
+            ``start_distance_px`` lets the block start near the goal: the centre of its area lies
+            half to one times as far from the goal's, in any direction, and it is turned by up to
+            ``start_angle_deg`` to either side (0 unless given). Without it the block starts
+            wherever gym-pusht puts it.
         camera_hz: Rate of the camera; 10 Hz divided by a whole number.
         image_height: Rows of the picture; None: ``image_height_px`` of the task's options.
         image_width: Columns of the picture; None: ``image_width_px`` of the task's options.
@@ -57,11 +63,15 @@ class PushTRobot(Robot):
                 f"task '{task.name}': action.fields must be linear.x, linear.y for pusht, not "
                 f"{', '.join(task.action.fields)}"
             )
-        self._approach_weight = float(task.options.get("approach_weight", 0.0))
-        if not 0.0 <= self._approach_weight <= 1.0:
+        self._approach_weight = _option(task, "approach_weight", 0.0, 0.0, 1.0, "a share")
+        self._solved = _option(task, "solved_coverage", tee.SOLVED, 0.05, 2.0, "a coverage")
+        near = "start_distance_px" in task.options
+        self._start_px = _option(task, "start_distance_px", 0.0, 0.0, 150.0, "px") if near else None
+        self._start_deg = _option(task, "start_angle_deg", 0.0, 0.0, 180.0, "degrees")
+        if self._start_px is None and self._start_deg:
             raise FogError(
-                f"task '{task.name}': options.approach_weight is {self._approach_weight:g}; "
-                "expected a share from 0 to 1"
+                f"task '{task.name}': options.start_angle_deg is given without start_distance_px; "
+                "give both, or neither for starts all over the table"
             )
         made: Any = gymnasium.make(
             f"{gym_pusht.__name__}/PushT-v0",
@@ -85,13 +95,38 @@ class PushTRobot(Robot):
         self._env.reset(seed=0)
 
     def reset(self, seed: int) -> None:
-        """Put pusher and block somewhere at random."""
+        """Put pusher and block somewhere at random; the block near its goal where the task says."""
         self._env.reset(seed=seed)
+        if self._start_px is not None:
+            self._start_near_the_goal(self._start_px)
         self._velocity = np.zeros(2)
         self._stamp_ns = -(-(self._stamp_ns + _RESET_NS) // self._grid_ns) * self._grid_ns
         self._episode += 1
         self._ended = False
         self._judge(float(self._env._get_coverage()))
+
+    def _start_near_the_goal(self, distance_px: float) -> None:
+        random = self._env.np_random  # seeded by the reset
+        angle = math.radians(random.uniform(-self._start_deg, self._start_deg))
+        away, way = random.uniform(0.5, 1.0) * distance_px, random.uniform(-math.pi, math.pi)
+        goal = tuple(self._env.goal_pose)
+        x, y = _centre_px(goal)
+        angle += goal[2]
+        # Turned about the centre of its area: else a turn would be a shift as well.
+        off_x, off_y = _centre_px((0.0, 0.0, angle))
+        block = (
+            x + away * math.cos(way) - off_x,
+            y + away * math.sin(way) - off_y,
+            angle,
+        )
+        pusher = random.uniform(*_START_PX, size=2)
+        while float(tee.gap(pusher, block)) <= 1.0:  # touching, it would shove the block away
+            pusher = random.uniform(*_START_PX, size=2)
+        body = self._env.block
+        self._env.agent.position = tuple(pusher)
+        body.angle, body.position = block[2], block[:2]
+        body.velocity, body.angular_velocity = (0.0, 0.0), 0.0
+        self._env.space.step(self._env.dt)  # the shapes follow their bodies in a step only
 
     def step(self, command: npt.ArrayLike) -> None:
         """Push for 0.1 s.
@@ -111,7 +146,7 @@ class PushTRobot(Robot):
 
     def _judge(self, coverage: float) -> None:
         self.coverage = coverage
-        self._ended = self._ended or coverage >= _SOLVED
+        self._ended = self._ended or coverage >= self._solved
 
     def observe(self, *, image: bool = True) -> Observation:
         """Read position and picture."""
@@ -147,3 +182,21 @@ class PushTRobot(Robot):
     def close(self) -> None:
         """Release the environment."""
         self._env.close()
+
+
+def _option(
+    task: TaskConfig, name: str, default: float, low: float, high: float, what: str
+) -> float:
+    value = float(task.options.get(name, default))
+    if not low <= value <= high:
+        raise FogError(
+            f"task '{task.name}': options.{name} is {value:g}; "
+            f"expected {what} from {low:g} to {high:g}"
+        )
+    return value
+
+
+def _centre_px(pose: tuple[float, ...]) -> tuple[float, float]:
+    """Centre of the area of a T at ``(x, y, angle)``, px."""
+    length = tee.CENTRE * tee.UNIT_PX
+    return pose[0] - length * math.sin(pose[2]), pose[1] + length * math.cos(pose[2])
