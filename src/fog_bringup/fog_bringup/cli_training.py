@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Everything heavy (torch, MuJoCo) is imported by the command that needs it, so that --help is
 # immediate.
 
-Preset = Literal["tiny", "small", "diamond", "large"]
+Preset = Literal["tiny", "small", "medium", "diamond", "large"]
 LocalPreset = Literal["tiny", "small", "large"]
 
 

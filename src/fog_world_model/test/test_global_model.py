@@ -130,7 +130,7 @@ def test_the_context_warms_up_the_outcome_head(
     assert bool(recurrent.any())
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "diamond", "large"])
+@pytest.mark.parametrize("name", ["tiny", "small", "medium", "diamond", "large"])
 def test_presets_build_and_step(name: str) -> None:
     model = GlobalModel(preset(name, **SIZES))
     context = model.context_frames
