@@ -40,7 +40,12 @@ ROS_MODULES = {
     "std_msgs",
     "std_srvs",
 }
-DISTRIBUTIONS = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "cv2": "opencv-python",
+    "PIL": "pillow",
+    "rsl_rl": "rsl-rl-lib",
+    "yaml": "pyyaml",
+}
 """Where the name to install differs from the name to import."""
 
 OPTIONAL_MODULES = {"cv_bridge", "ament_index_python"}
