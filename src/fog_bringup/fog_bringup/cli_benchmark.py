@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import subcommand
 
@@ -146,6 +146,55 @@ class ImaginationBenchmark:
 
 
 @dataclass
+class GradientBenchmark:
+    """One update of the policy: decoupled, the global forward alone, and full back-propagation."""
+
+    json: bool = False
+    """Print one JSON object."""
+    preset: str = "small"
+    """Size of the global model: tiny, small, diamond, large."""
+    environments: int = 32
+    """Environments side by side."""
+    horizon: int = 16
+    """Imagined steps of the update."""
+    steps: int = 0
+    """Denoising steps per frame; 0 takes the preset's own."""
+    denoising_steps: tuple[int, ...] = (1, 2, 3)
+    """Numbers of denoising steps for which memory is compared."""
+    repeats: int = 5
+    """Measured updates of each kind."""
+    threads: int = 0
+    """Of PyTorch on a processor; 0 leaves its own choice."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the global model; ``auto`` is bfloat16 on a GPU and float32 elsewhere."""
+    device: str = "auto"
+    """``auto`` takes a GPU when there is one."""
+
+    def run(self) -> int:
+        """Measure."""
+        from fog_bringup.benchmarks.gradient import measure
+        from fog_bringup.benchmarks.gradient_update import Setting
+
+        setting = Setting(
+            preset=self.preset,
+            environments=self.environments,
+            horizon=self.horizon,
+            steps=self.steps,
+            precision=self.precision,
+            device=self.device,
+        )
+        return _show(
+            lambda: measure(
+                setting,
+                denoising_steps=self.denoising_steps,
+                repeats=self.repeats,
+                threads=self.threads,
+            ),
+            self.json,
+        )
+
+
+@dataclass
 class Benchmark:
     """Measure rates and ratios on this machine."""
 
@@ -155,6 +204,7 @@ class Benchmark:
         | Annotated[LoaderBenchmark, subcommand("loader")]
         | Annotated[TrainingBenchmark, subcommand("training")]
         | Annotated[ImaginationBenchmark, subcommand("imagination")]
+        | Annotated[GradientBenchmark, subcommand("gradient")]
     )
 
     def run(self) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fog_bringup.benchmarks.device_name import device_name
 from fog_bringup.benchmarks.diamond_network import DiamondNetwork
 from fog_bringup.progress import progress_bar
 from fog_world_model.context_bank import ContextBank
@@ -66,7 +65,7 @@ def measure(
     with progress_bar() as report:
         peak = _peak(place, seconds)
         figures: dict[str, Any] = {
-            "device": _name(place),
+            "device": device_name(place),
             "threads": torch.get_num_threads() if place.type == "cpu" else None,
             "torch": torch.__version__,
             "peak": peak,
@@ -298,12 +297,3 @@ def _gflop_per_frame(model: GlobalModel, device: torch.device) -> float:
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    description = Path("/proc/cpuinfo")
-    lines = description.read_text(encoding="utf-8").splitlines() if description.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fog_bringup.benchmarks.device_name import device_name
 from fog_bringup.tasks import find_task
 from fog_world_model.data.windows import Windows
 from fog_world_model.global_model import global_model
@@ -60,7 +60,7 @@ def measure(
     sizes = list(batch_sizes) or [64 if where.type == "cuda" else 12]
     task = find_task(TASK)
     return {
-        "device": _name(where),
+        "device": device_name(where),
         "threads": torch.get_num_threads(),
         "precision": mixed_precision("auto", where),
         "torch": torch.__version__,
@@ -215,15 +215,3 @@ def _loop_rate(
         except _Enough:
             pass
     return sampler.rate(batch)
-
-
-def _name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
