@@ -136,10 +136,13 @@ class PushCubeDriver(Driver):
 class PushTDriver(Driver):
     """Goes round the block to the side away from the goal and pushes, off-centre to turn it."""
 
+    noise = 1.0
+    """Scales the unsteadiness of the hand; 0 drives without any."""
+
     def reset(self, seed: int) -> None:
         """Begin an episode: draw the noise and the speed."""
         super().reset(seed)
-        self._level = float(self._random.uniform(0.0, 0.4))
+        self._level = self.noise * float(self._random.uniform(0.0, 0.4))
         self._noise = Noise((self._high - self._low) / 2, self._dt)
         self._speed = float(self._random.uniform(0.4, 1.0)) * float(self._high[0])
         self._side = 1.0

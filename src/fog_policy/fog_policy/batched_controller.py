@@ -1,0 +1,156 @@
+"""Many robots side by side under one policy, each treated as the deployed control loop treats one.
+
+A tick of :class:`.control_loop.ControlLoop` asks the networks for one robot. For a hundred episodes
+in a simulator that is a hundred passes through networks that could take all robots at once, so here
+the networks see a batch; everything before and after them is what runs on the robot: the same
+buffer of messages, the same safety filter.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from fog_policy.actor_critic import Actor
+from fog_policy.observation_buffer import LiveObservation, ObservationBuffer
+from fog_policy.safety import Command, Reason, Situation, check_limits, filter_command
+from fog_world_model.data.episodes import Normalisation
+from fog_world_model.data.windows import to_float_image
+from fog_world_model.errors import FogError
+from fog_world_model.local_model.local_model import LocalModel
+from fog_world_model.task import FloatArray, TaskConfig
+
+
+@dataclass
+class _Robot:
+    """What the control loop keeps for one robot."""
+
+    buffer: ObservationBuffer
+    previous: Command
+    """``[action]``, physical units: what was published last."""
+    seen: LiveObservation | None = None
+    now_ns: int = 0
+    fresh: bool = field(default=True)
+    """Whether the coming observation is the first of an episode."""
+
+
+class BatchedController:
+    """Filters and acts for several robots at once.
+
+    Args:
+        task: The contract.
+        local: Its encoder and posterior filter; copied, so that training may go on meanwhile.
+        actor: The policy; copied.
+        normalisation: Of the proprioception.
+        robots: How many.
+        device: Where the networks run.
+
+    Raises:
+        FogError: The task's bounds do not allow a stop, or it has safety limits that need topics
+            beside the observation's.
+    """
+
+    def __init__(
+        self,
+        task: TaskConfig,
+        local: LocalModel,
+        actor: Actor,
+        normalisation: Normalisation,
+        *,
+        robots: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        check_limits(task)
+        if task.safety.tilt_topic or task.safety.deadman_topic:
+            raise FogError(
+                f"task '{task.name}': safety.tilt_topic and safety.deadman_topic are not watched "
+                "by the batched controller; evaluate it with 'fog evaluate policy'"
+            )
+        self.task, self.robots = task, robots
+        self._device = torch.device(device)
+        self._local = copy.deepcopy(local).to(self._device).eval()
+        self._actor = copy.deepcopy(actor).to(self._device).eval()
+        self._normalisation = normalisation
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next observations are the first of episodes."""
+        zero = np.zeros(self.task.action_size)
+        self._robots = [_Robot(ObservationBuffer(self.task), zero) for _ in range(self.robots)]
+        self._state = self._local.rssm.initial(self.robots)
+
+    def receive(self, robot: int, encoded: Iterable[tuple[str, str, bytes]], now_ns: int) -> None:
+        """Take what a robot published.
+
+        Args:
+            robot: Which one.
+            encoded: Topic, interface name and bytes; other topics than the observation's are
+                passed over.
+            now_ns: When, by the robot's clock.
+        """
+        one = self._robots[robot]
+        wanted = one.buffer.topics()
+        for topic, _, data in encoded:
+            if topic in wanted:
+                one.buffer.receive(topic, data, now_ns)
+        one.now_ns = now_ns
+
+    def tick(self) -> list[Command]:
+        """Decide for every robot on its newest observation.
+
+        Returns:
+            A command for each, ``[action]`` in physical units.
+
+        Raises:
+            FogError: A robot has no complete observation, or the policy's answer is not finite.
+        """
+        seen = [self._observed(i) for i in range(self.robots)]
+        proposed = self._act(seen)
+        commands = []
+        for one, action in zip(self._robots, proposed, strict=True):
+            situation = Situation(
+                image_age_s=one.buffer.image_age_s(one.now_ns),
+                proprioception_age_s=one.buffer.proprioception_age_s(one.now_ns),
+            )
+            verdict = filter_command(
+                self.task,
+                situation,
+                self.task.action.to_physical(action),
+                one.previous,
+                1.0 / self.task.control_hz,
+            )
+            if verdict.stops:
+                raise FogError(f"the robot was stopped: {verdict.stops[0]}")
+            one.previous, one.fresh = verdict.command, False
+            commands.append(verdict.command)
+        return commands
+
+    def _observed(self, robot: int) -> LiveObservation:
+        one = self._robots[robot]
+        found = one.buffer.newest(one.now_ns)
+        if isinstance(found, Reason):
+            raise FogError(f"robot {robot} has no complete observation: {found}")
+        return found
+
+    @torch.no_grad()
+    def _act(self, seen: Sequence[LiveObservation]) -> FloatArray:
+        """Actions ``[robot, action]`` in [-1, 1], without noise."""
+        image = torch.from_numpy(np.stack([o.image for o in seen])).to(self._device)
+        vector = self._normalisation.apply(np.stack([o.proprioception for o in seen]))
+        to_normalised = self.task.action.to_normalised
+        before = np.stack(
+            [np.zeros_like(r.previous, np.float32) if r.fresh else to_normalised(r.previous)
+             for r in self._robots]
+        )  # fmt: skip
+        embedding = self._local.encoder(
+            to_float_image(image), torch.from_numpy(vector).to(self._device)
+        )
+        self._state, _, _ = self._local.observe(
+            self._state, torch.from_numpy(before).to(self._device), embedding, sample=False
+        )
+        action = self._actor.mode(self._state.features)
+        return np.asarray(action.cpu().numpy(), np.float32)
