@@ -18,8 +18,9 @@ class Import:
     output: Path
     """Episode store to write or to add to. Bags that it holds already are skipped, and an import
     that was killed goes on."""
-    task: str = "reach_cube"
-    """Task name or file."""
+    task: str | None = None
+    """Task name or file; not given: the one that the store has, or that the bags were recorded
+    for."""
     validation_fraction: float | None = None
     """Share of the episodes that is held out; not given: as in the store, for a new one 0.1."""
     seed: int | None = None
@@ -31,10 +32,11 @@ class Import:
         """Import, and print the account of every topic of every new bag."""
         from fog_bringup.progress import progress_bar
         from fog_bringup.tasks import find_task
+        from fog_world_model.data.bag_task import task_for_import
         from fog_world_model.data.import_bags import find_bags, import_bags
 
-        task = find_task(self.task)
         bags = [bag for path in self.bags for bag in find_bags(path)]
+        task = task_for_import(bags, self.output) if self.task is None else find_task(self.task)
         told: list[str] = []
         with progress_bar() as report:
             store = import_bags(
