@@ -190,7 +190,8 @@ class TrainPolicy(_Training):
 
     def run(self) -> int:
         """Train, and export the bundle."""
-        from fog_policy.fog_trainer import FogConfig
+        from fog_policy.fog_config import FogConfig
+        from fog_policy.policy_training import PolicyLoopConfig
         from fog_policy.train_policy import train_policy
         from fog_world_model.data.episodes import EpisodeStore
 
@@ -202,8 +203,6 @@ class TrainPolicy(_Training):
             self.output,
             bundle,
             FogConfig(
-                time_budget_s=seconds(self.time_budget),
-                max_updates=self.max_updates,
                 environments=self.environments,
                 horizon=self.horizon,
                 sampling_steps=self.sampling_steps,
@@ -211,6 +210,7 @@ class TrainPolicy(_Training):
                 device=self.device,
                 threads=self.threads,
             ),
+            PolicyLoopConfig(time_budget_s=seconds(self.time_budget), max_updates=self.max_updates),
             resume=self.resume,
         )
         print(f"{bundle}: {result.updates} updates, {result.imagined_steps} imagined steps")

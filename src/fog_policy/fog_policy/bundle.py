@@ -33,6 +33,10 @@ from fog_world_model.training.checkpoint import (
 )
 
 WEIGHTS = "weights"
+_ONLY_TRAINING = (
+    "curve", "curve_stride", "learner", "files", "versions", "commit", "dirty", "format",
+)  # fmt: skip
+"""What a bundle does not take over from the policy's checkpoint."""
 
 
 class _Deployed(nn.Module):
@@ -177,7 +181,7 @@ def export_bundle(policy: str | os.PathLike[str], output: str | os.PathLike[str]
         local,
         actor,
         output,
-        {k: v for k, v in manifest.items() if k not in ("curve", "versions", "commit", "format")},
+        {k: v for k, v in manifest.items() if k not in _ONLY_TRAINING},
     )
 
 

@@ -11,6 +11,10 @@ in image space ("Coupled Local and Global World Models for Efficient First Order
     s_{t+1}   = s_post + (s_hat - stop(s_hat))                 value of s_post, gradient of s_hat
     reward_t  = R_t + (r(s_{t+1}) - stop(r(s_{t+1})))          value of R_t, gradient of r
 
+The mean of the prior is a safe path for the gradient: it is the best guess of where the posterior
+will be. A sample of it (``LatentWorld.sample_prior``) also sends a gradient through the spread of
+the prior, which has no counterpart in the value.
+
 The deterministic part of the state is the same function of (s_t, a_t) in prior and posterior, so
 there value and gradient agree. An end cuts the chain: what follows starts from a new context that
 does not depend on the past.
@@ -152,7 +156,26 @@ def rollout(
     )
 
 
-def objective(rollout: Rollout, bootstrap: Tensor, *, gamma: float) -> Tensor:
+def soft_bonus(log_probs: Tensor, temperature: Tensor, *, target: float) -> Tensor:
+    """What the entropy adds to each reward, as in SAPO (arXiv 2412.12089, section 4).
+
+    The entropy -log pi(a_t | s_t) is moved and scaled so that it is 0 at its target H < 0 and 1 at
+    |H|, whatever the number of action fields: temperature * (-log pi + |H|) / (2 |H|).
+
+    Args:
+        log_probs: ``[time, env]``, nats.
+        temperature: Scalar, without gradient.
+        target: H, nats, negative.
+
+    Returns:
+        ``[time, env]``.
+    """
+    return temperature * (abs(target) - log_probs) / (2 * abs(target))
+
+
+def objective(
+    rollout: Rollout, bootstrap: Tensor, *, gamma: float, bonus: Tensor | None = None
+) -> Tensor:
     """Mean over environments of the discounted rewards of all chains, per step of the horizon.
 
     Each chain of an environment starts with discount 1, ends at an end or at the horizon, and only
@@ -162,13 +185,15 @@ def objective(rollout: Rollout, bootstrap: Tensor, *, gamma: float) -> Tensor:
         rollout: The rollout.
         bootstrap: ``[env]``: value of the last state, with its gradient.
         gamma: Discount.
+        bonus: ``[time, env]``: added to the rewards, with its gradient (:func:`soft_bonus`).
 
     Returns:
         Scalar; its gradient with respect to the actor's parameters is the decoupled gradient.
     """
     discount = torch.ones_like(bootstrap)
     total = torch.zeros_like(bootstrap)
-    for reward, end in zip(rollout.rewards, rollout.ends, strict=True):
+    rewards = rollout.rewards if bonus is None else rollout.rewards + bonus
+    for reward, end in zip(rewards, rollout.ends, strict=True):
         total = total + discount * reward
         discount = torch.where(end > 0, torch.ones_like(discount), discount * gamma)
     alive = 1 - rollout.ends[-1]

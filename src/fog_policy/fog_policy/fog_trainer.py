@@ -1,105 +1,44 @@
-"""Train a policy inside the world models by decoupled first-order gradients."""
+"""The policy's update by decoupled first-order gradients, and all that the next one depends on."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
-import os
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
+from fog_policy import fog_state
 from fog_policy.actor_critic import Actor, ActorCriticConfig, Critic, td_lambda
-from fog_policy.decoupled_gradient import Rollout, objective, rollout
-from fog_policy.gradient_check import gradient_cosine
+from fog_policy.decoupled_gradient import Rollout, objective, rollout, soft_bonus
+from fog_policy.fog_config import FogConfig
+from fog_policy.gradient_check import GradientCheck, check_gradient
+from fog_policy.health import HealthMonitor, prediction_errors, reward_uncertainty
 from fog_policy.imagined_buffer import ImaginedBuffer, joined
 from fog_policy.local_world import LatentWorld, LocalAlone
+from fog_policy.rollout_faults import require_finite
 from fog_world_model.data.windows import WindowSampler
 from fog_world_model.errors import FogError
 from fog_world_model.global_model.global_model import GlobalModel
-from fog_world_model.imagination import ImaginedEnv
+from fog_world_model.global_model.worlds import Precision
+from fog_world_model.imagination import Contexts, ImaginedEnv
 from fog_world_model.local_model.local_model import LocalModel
 from fog_world_model.local_model.rssm import LatentState
-from fog_world_model.task import TaskConfig, task_from_dict
-from fog_world_model.training.checkpoint import open_checkpoint, save_checkpoint
-from fog_world_model.training.loop import device_of, progress_bar, stop_on_signal
+from fog_world_model.training.processes import device_of
 
-
-@dataclass(frozen=True)
-class FogConfig:
-    """Settings of the policy's training."""
-
-    time_budget_s: float = 300.0
-    """Wall-clock seconds after which training ends."""
-    max_updates: int = 1_000_000
-    """Updates after which training ends, if the time does not run out before."""
-    local_share: float = 0.0
-    """Share of the time (and of max_updates) that is spent first in the local model alone: cheap
-    steps that are only as right as it is, before the global model takes over."""
-    environments: int = 32
-    """Imagined environments side by side (N)."""
-    horizon: int = 16
-    """Steps per update (H)."""
-    imagined_episode: int = 16
-    """Imagined steps after which an environment starts from another recorded context."""
-    context: int = 5
-    """Recorded observations that an environment starts from."""
-    sampling_steps: int = 0
-    """Denoising steps per frame; 0 takes the global model's own number."""
-    gamma: float = 0.97
-    lambda_: float = 0.95
-    actor_rate: float = 5e-4
-    critic_rate: float = 1e-3
-    critic_passes: int = 4
-    """Passes over the rollout per update, in 4 minibatches each."""
-    target_rate: float = 0.2
-    """How far the target critic moves to the critic per update."""
-    gradient_clip: float = 1.0
-    entropy_target: float = -1.0
-    """Entropy per action field below which the temperature rises, nats (as a share: times the
-    number of fields)."""
-    temperature: float = 3e-2
-    """Initial weight of the entropy."""
-    sample_prior: bool = False
-    """Send the gradient through a sample of the prior instead of its mean."""
-    refresh_steps: int = 1
-    """Updates of the local model per update of the policy (0: it stays as it is)."""
-    refresh_batch: int = 8
-    """Imagined trajectories in such an update; as many recorded windows are mixed in."""
-    refresh_rate: float = 2e-4
-    buffer_steps: int = 100_000
-    """Imagined steps that are remembered for it."""
-    check_every: int = 75
-    """Updates between two checks of the gradient against finite differences (0: never)."""
-    check_directions: int = 4
-    checkpoint_every_s: float = 60.0
-    seed: int = 0
-    device: str = "auto"
-    threads: int = 0
-
+__all__ = ["FogConfig", "FogTrainer"]
 
 _RATES = {"actor": "actor_rate", "critic": "critic_rate", "local": "refresh_rate"}
 """Which setting is the learning rate of which network."""
 
 
 @dataclass
-class PolicyResult:
-    """What a training run came to."""
-
-    updates: int
-    imagined_steps: int
-    seconds: float
-    curve: list[dict[str, float]]
-    interrupted: bool
-
-
-@dataclass
-class _Phase:
+class Phase:
     """Where the policy is being trained, and how far its environments have come."""
 
     world: ImaginedEnv | LocalAlone
@@ -108,13 +47,19 @@ class _Phase:
 
 
 class FogTrainer:
-    """Holds the worlds, the networks and their optimisers; :meth:`train` runs the updates."""
+    """Worlds, networks and optimisers of the method; a :class:`.learner.Learner`.
+
+    Short-horizon actor-critic (SHAC, arXiv 2204.07137) on the decoupled gradient (see
+    :mod:`.decoupled_gradient`), with the entropy in rewards and value targets and a temperature
+    that is learned, as in SAPO (arXiv 2412.12089). Features are those of the local model, which is
+    frozen during a rollout; nothing else is normalised.
+    """
 
     def __init__(
         self,
         global_model: GlobalModel,
         local_model: LocalModel,
-        contexts: WindowSampler,
+        contexts: Contexts,
         recordings: WindowSampler,
         config: FogConfig,
     ) -> None:
@@ -123,8 +68,9 @@ class FogTrainer:
         Args:
             global_model: Frozen.
             local_model: Copied, because it is refreshed on the way.
-            contexts: Draws windows of ``config.context`` observations.
-            recordings: Draws windows of ``config.horizon + 1`` observations.
+            contexts: Draws windows of ``config.context`` observations; a
+                :class:`~fog_world_model.context_bank.ContextBank` does so on the device.
+            recordings: Draws windows of ``config.refresh_window + 1`` observations.
             config: Settings.
         """
         if config.threads:
@@ -132,9 +78,11 @@ class FogTrainer:
         torch.manual_seed(config.seed)
         self.config = config
         self.device = device_of(config.device)
+        self.precision = resolved_precision(config.precision, self.device)
         self.local_model = copy.deepcopy(local_model).to(self.device).requires_grad_(True)
         if config.sampling_steps:
             global_model.with_sampling_steps(config.sampling_steps)
+        self.contexts, self.recordings = contexts, recordings
         self.env = ImaginedEnv(
             global_model.to(self.device),
             contexts,
@@ -142,8 +90,16 @@ class FogTrainer:
             max_steps=config.imagined_episode,
             seed=config.seed,
             device=self.device,
+            precision=self.precision,
         )
-        self.recordings = recordings
+        self.alone = LocalAlone(
+            self.local_model,
+            contexts,
+            environments=config.environments,
+            max_steps=config.imagined_episode,
+            seed=config.seed,
+            device=self.device,
+        )
         sizes = ActorCriticConfig(local_model.features_size, local_model.config.action_size)
         self.actor = Actor(sizes).to(self.device)
         self.critic = Critic(sizes).to(self.device)
@@ -155,66 +111,90 @@ class FogTrainer:
             "actor": torch.optim.Adam(self.actor.parameters(), lr=config.actor_rate),
             "critic": torch.optim.Adam(self.critic.parameters(), lr=config.critic_rate),
             "local": torch.optim.Adam(self.local_model.parameters(), lr=config.refresh_rate),
-            "temperature": torch.optim.Adam([self.log_temperature], lr=3e-2),
+            "temperature": torch.optim.Adam([self.log_temperature], lr=config.temperature_rate),
         }
-        self.buffer = ImaginedBuffer(
-            max(1, config.buffer_steps // config.horizon), seed=config.seed
-        )
+        window = config.refresh_window
+        self.buffer = ImaginedBuffer(config.buffer_steps // window, window, seed=config.seed)
         self.noise = torch.Generator(device=self.device).manual_seed(config.seed)
-        self.alone = LocalAlone(
-            self.local_model,
-            contexts,
-            environments=config.environments,
-            max_steps=config.imagined_episode,
-            seed=config.seed,
-            device=self.device,
-        )
-        coupled = LatentWorld(self.local_model, sample_prior=config.sample_prior)
-        self.coupled = self._begin(self.env, coupled)
-        self.phase = self._begin(self.alone, self.alone) if config.local_share else self.coupled
-        self.updates = 0
+        self.health = HealthMonitor()
+        self.updates, self.progress = 0, 0.0
+        """Updates so far, and the share of the run that is over, which whoever drives this sets
+        (:mod:`.policy_training`): the horizon and the first phase follow it."""
+        self.clipped = [0, 0]  # of how many gradients of the actor since the last check
+        self.coupled: Phase | None = None
+        self.phase = self._begin(alone=config.local_share > 0)
 
-    def _begin(self, world: ImaginedEnv | LocalAlone, local: LatentWorld) -> _Phase:
-        contexts = world.restart()
+    @property
+    def imagined_steps(self) -> int:
+        """Steps in the global model and in the local model alone; checks are not counted."""
+        return self.env.steps + self.alone.steps
+
+    @property
+    def in_global(self) -> bool:
+        """Whether the first phase, in the local model alone, is over."""
+        return self.phase is self.coupled
+
+    @property
+    def entropy_target(self) -> float:
+        """Of all action fields together, nats."""
+        return self.config.entropy_target * self.actor.config.action_size
+
+    def _begin(self, *, alone: bool) -> Phase:
+        """Start all environments of a phase."""
+        local: LatentWorld
+        if alone:
+            local = self.alone
+            contexts = self.alone.restart()
+        else:
+            local = LatentWorld(self.local_model, sample_prior=self.config.sample_prior)
+            contexts = self.env.restart()
         with torch.no_grad():
-            return _Phase(world, local, local.start(contexts))
+            state = local.start(contexts)
+        phase = Phase(self.alone if alone else self.env, local, state)
+        if not alone:
+            self.coupled = phase
+        return phase
+
+    def enter_global(self) -> None:
+        """End the phase in the local model alone."""
+        if not self.in_global:
+            self.phase = self._begin(alone=False)
 
     def update(self) -> dict[str, float]:
         """One rollout, one step of the actor, several of the critic and of the local model.
 
         Returns:
-            What happened, for the log.
+            What happened, for the log; every ``config.check_every`` updates also the figures of
+            :mod:`.health`.
 
         Raises:
-            FogError: A gradient is not finite.
+            FogError: Something is not finite; what, and where, is said.
         """
         config = self.config
+        if config.local_share < 1 and self.progress >= config.local_share:
+            self.enter_global()
         self._restart_due()
-        phase, in_global = self.phase, self.phase is self.coupled
-        first = self.env.observation
+        phase = self.phase
+        first = self.env.observation if self.in_global else None
         # The local model is the path of the gradient here, not what is being fitted.
         self.local_model.requires_grad_(False)
-        noise = torch.randn(
-            config.horizon,
-            config.environments,
-            self.actor.config.action_size,
-            generator=self.noise,
-            device=self.device,
-        )
+        shape = (config.horizon_at(self.progress), config.environments,
+                 self.actor.config.action_size)  # fmt: skip
+        noise = torch.randn(shape, generator=self.noise, device=self.device)
         flow = rollout(self.actor, phase.world, phase.local, phase.state, noise)
+        require_finite(flow, self.updates)
         bootstrap = self.target(flow.next_features[-1])
-        entropy = -flow.log_probs.mean()
         temperature = self.log_temperature.exp().detach()
-        target = objective(flow, bootstrap, gamma=config.gamma)
-        norm = self._descend("actor", self.actor, -(target + temperature * entropy))
-        self._adapt_temperature(float(entropy.detach()))
-        critic_loss = self._fit_critic(flow)
-        if in_global:
-            self.buffer.add(*first, flow)
+        bonus = soft_bonus(flow.log_probs, temperature, target=self.entropy_target)
+        target = objective(flow, bootstrap, gamma=config.gamma, bonus=bonus)
+        norm = self._descend("actor", self.actor, -target)
+        entropy = float(-flow.log_probs.detach().mean())
+        self._adapt_temperature(entropy)
+        critic_loss = self._fit_critic(flow, bonus.detach())
         log = {
             "reward": float(torch.stack([s.reward for s in flow.steps]).mean()),
             "objective": float(target.detach()),
-            "entropy": float(entropy.detach()),
+            "entropy": entropy,
             "temperature": float(temperature),
             "gradient_norm": norm,
             "clipped": float(norm > config.gradient_clip),
@@ -222,30 +202,56 @@ class FogTrainer:
             "saturation": float((flow.actions.detach().abs() > 0.97).float().mean()),
             "local_reward_error": self._reward_error(flow),
             "ends": float(flow.ends.sum()),
+            "horizon": float(len(noise)),
         }
         phase.state = flow.state
-        if in_global:
-            self._refresh_local(log)
+        if first is not None:
+            self._refresh_local(*first, flow, log)
         self.updates += 1
-        return log
+        self.clipped = [self.clipped[0] + int(log["clipped"]), self.clipped[1] + 1]
+        if self.in_global and config.check_every and self.updates % config.check_every == 0:
+            log |= self._check_health(log["reward"])
+        return log | {"imagined_steps": self.env.steps, "local_steps": self.alone.steps}
 
-    def enter_global(self) -> None:
-        """End the phase in the local model alone."""
-        self.phase = self.coupled
+    def check_gradient(self) -> GradientCheck:
+        """Compare with finite differences through the global model; nothing changes.
 
-    def check_gradient(self) -> float:
-        """Cosine between the decoupled gradient and finite differences through the global model."""
-        return gradient_cosine(
+        Raises:
+            RuntimeError: The first phase is not over.
+        """
+        if self.coupled is None:
+            raise RuntimeError("FogTrainer.check_gradient before FogTrainer.enter_global")
+        self.local_model.requires_grad_(False)
+        return check_gradient(
             self.actor,
             self.env,
             self.coupled.local,
             self.coupled.state,
             self.target,
-            horizon=self.config.horizon,
+            horizon=self.config.horizon_at(self.progress),
             gamma=self.config.gamma,
             directions=self.config.check_directions,
             seed=self.updates,
         )
+
+    def _check_health(self, reward: float) -> dict[str, float]:
+        """Figures of health; what they mean, if it is bad, is said on standard error."""
+        assert self.coupled is not None
+        begun, start = time.monotonic(), self.env.worlds.state
+        check = self.check_gradient()
+        errors = prediction_errors(
+            self.coupled.local, check.flow, stochastic=self.local_model.config.stochastic
+        )
+        figures = {
+            "gradient_cosine": check.decoupled,
+            "gradient_cosine_local": check.local,
+            "reward_uncertainty": reward_uncertainty(self.env.model, start, check.flow),
+        }
+        for words in self.health.add(figures | {"reward": reward}, update=self.updates):
+            print(f"fog: warning: {words}", file=sys.stderr)
+        clipped, self.clipped = self.clipped[0] / max(self.clipped[1], 1), [0, 0]
+        seconds = time.monotonic() - begun
+        return figures | errors | {"clipped_share": clipped, "check_seconds": seconds}
 
     def _restart_due(self) -> None:
         phase = self.phase
@@ -271,17 +277,16 @@ class FogTrainer:
 
     def _adapt_temperature(self, entropy: float) -> None:
         """Raise the temperature while the entropy is below its target (SAC, eq. 18)."""
-        goal = self.config.entropy_target * self.actor.config.action_size
-        loss = self.log_temperature.exp() * (entropy - goal)
+        loss = self.log_temperature.exp() * (entropy - self.entropy_target)
         self.optimisers["temperature"].zero_grad(set_to_none=True)
         loss.backward()
         self.optimisers["temperature"].step()
 
-    def _fit_critic(self, flow: Rollout) -> float:
+    def _fit_critic(self, flow: Rollout, bonus: Tensor) -> float:
         config = self.config
         with torch.no_grad():
             targets = td_lambda(
-                flow.rewards,
+                flow.rewards + bonus,
                 flow.ends,
                 self.target(flow.next_features),
                 gamma=config.gamma,
@@ -300,8 +305,13 @@ class FogTrainer:
                 old.lerp_(new, config.target_rate)
         return sum(losses) / len(losses)
 
-    def _refresh_local(self, log: dict[str, float]) -> None:
+    def _refresh_local(
+        self, image: Tensor, proprioception: Tensor, flow: Rollout, log: dict[str, float]
+    ) -> None:
         """Fit the local model to what the policy does now, mixed with the recordings."""
+        if not self.config.refresh_steps:
+            return
+        self.buffer.add(image, proprioception, flow)
         self.local_model.requires_grad_(True)
         for _ in range(self.config.refresh_steps if len(self.buffer) else 0):
             batch = self.config.refresh_batch
@@ -318,110 +328,23 @@ class FogTrainer:
         predicted = self.local_model.reward_head(features).squeeze(-1)
         return float((predicted - flow.rewards.detach()).square().mean().sqrt())
 
-    def train(
-        self, output: str | os.PathLike[str], manifest: dict[str, Any], *, resume: bool = False
-    ) -> PolicyResult:
-        """Update until the time or the number of updates is used up, with checkpoints.
+    def state(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
+        """See :class:`.learner.Learner`."""
+        return fog_state.capture(self)
 
-        Args:
-            output: Folder of the checkpoint.
-            manifest: What the checkpoint says about itself.
-            resume: Go on from the weights and optimiser-free state of the checkpoint there.
+    def load_state(
+        self, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
+    ) -> None:
+        """See :class:`.learner.Learner`.
 
         Raises:
-            FogError: A gradient is not finite, or the checkpoint cannot be written or read.
+            FogError: It is not the state of such a trainer.
         """
-        config, before = self.config, 0.0
-        curve: list[dict[str, float]] = []
-        if resume:
-            curve, before = self._load(output, task_from_dict(manifest["task"]))
-        begun = saved = time.monotonic()
+        fog_state.restore(self, tensors, values)
 
-        def seconds() -> float:
-            return before + time.monotonic() - begun
 
-        def done() -> float:
-            return max(self.updates / config.max_updates, seconds() / config.time_budget_s)
-
-        writer = SummaryWriter(f"{os.fspath(output)}.tensorboard")
-        with stop_on_signal() as stopped, progress_bar("policy") as show:
-            while (
-                self.updates < config.max_updates
-                and seconds() < config.time_budget_s
-                and not stopped()
-            ):
-                if done() >= config.local_share:
-                    self.enter_global()
-                log = self.update()
-                in_global = self.phase is self.coupled
-                if in_global and config.check_every and self.updates % config.check_every == 0:
-                    log["gradient_cosine"] = self.check_gradient()
-                log |= {
-                    "update": self.updates,
-                    "imagined_steps": self.env.steps,
-                    "local_steps": self.alone.steps,
-                    "seconds": round(seconds(), 2),
-                }
-                curve.append(log)
-                for key, value in log.items():
-                    writer.add_scalar(key, value, self.updates)
-                rate = (self.env.steps + self.alone.steps) / max(seconds(), 1e-9)
-                show(done(), f"update {self.updates}, {rate:.0f} steps/s, r {log['reward']:.3f}")
-                if time.monotonic() - saved > config.checkpoint_every_s:
-                    self._save(output, manifest, curve, seconds())
-                    saved = time.monotonic()
-            interrupted = stopped()
-        writer.close()
-        self._save(output, manifest, curve, seconds())
-        return PolicyResult(self.updates, self.env.steps, seconds(), curve, interrupted)
-
-    def _save(
-        self,
-        output: str | os.PathLike[str],
-        manifest: dict[str, Any],
-        curve: list[dict[str, float]],
-        seconds: float,
-    ) -> None:
-        save_checkpoint(
-            output,
-            {
-                "actor": self.actor.state_dict(),
-                "critic": self.critic.state_dict(),
-                "target": self.target.state_dict(),
-                "local": self.local_model.state_dict(),
-            },
-            {
-                **manifest,
-                "actor_critic": dataclasses.asdict(self.actor.config),
-                "local_config": dataclasses.asdict(self.local_model.config),
-                "updates": self.updates,
-                "imagined_steps": self.env.steps,
-                "local_steps": self.alone.steps,
-                "seconds": seconds,
-                "log_temperature": float(self.log_temperature.detach()),
-                "curve": curve,
-            },
-        )
-
-    def _load(
-        self, output: str | os.PathLike[str], task: TaskConfig
-    ) -> tuple[list[dict[str, float]], float]:
-        checkpoint = open_checkpoint(output, "policy", task)
-        modules = {
-            "actor": self.actor,
-            "critic": self.critic,
-            "target": self.target,
-            "local": self.local_model,
-        }
-        for name, module in modules.items():
-            checkpoint.load_into(module, name)
-        manifest = checkpoint.manifest
-        with torch.no_grad():
-            self.log_temperature.fill_(manifest["log_temperature"])
-        self.updates, self.env.steps = int(manifest["updates"]), int(manifest["imagined_steps"])
-        self.alone.steps = int(manifest["local_steps"])
-        # States that another local model has filtered mean nothing to this one.
-        for phase in {id(p): p for p in (self.coupled, self.phase)}.values():
-            with torch.no_grad():
-                phase.state = phase.local.start(phase.world.restart())
-        return list(manifest["curve"]), float(manifest["seconds"])
+def resolved_precision(precision: Precision, device: torch.device) -> Precision:
+    """What ``auto`` is on a device: bfloat16 where there are matrix units for it."""
+    if precision == "auto" and device.type == "cpu":
+        return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+    return precision

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from fog_world_model.data.windows import Windows, WindowSampler
-from fog_world_model.imagination import ImaginedStep
+from fog_world_model.data.windows import Windows
+from fog_world_model.imagination import Contexts, ImaginedStep
 from fog_world_model.local_model.local_model import LocalModel
 from fog_world_model.local_model.rssm import LatentState
 
@@ -53,7 +55,7 @@ class LocalAlone(LatentWorld):
     def __init__(
         self,
         model: LocalModel,
-        contexts: WindowSampler,
+        contexts: Contexts,
         *,
         environments: int,
         max_steps: int,
@@ -85,6 +87,27 @@ class LocalAlone(LatentWorld):
             self._state = self._state.where(which, fresh)
             self.age = torch.where(which, 0, self.age)
         return contexts
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Everything that a step or a restart changes but for :attr:`steps` and the contexts."""
+        return {
+            "deterministic": self._state.deterministic,
+            "stochastic": self._state.stochastic,
+            "noise": self._noise,
+            "age": self.age,
+            "generator": self._generator.get_state(),
+        }
+
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+        """Go back to a snapshot: the same actions then give the same steps.
+
+        Raises:
+            KeyError: A part is missing.
+        """
+        self._generator.set_state(snapshot["generator"].cpu())
+        found = {name: value.to(self._device) for name, value in snapshot.items()}
+        self._state = LatentState(found["deterministic"], found["stochastic"])
+        self._noise, self.age = found["noise"], found["age"]
 
     @torch.no_grad()
     def step(self, action: Tensor) -> ImaginedStep:

@@ -4,14 +4,60 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
 from fog_policy.bundle import export_bundle
-from fog_policy.fog_trainer import FogConfig, FogTrainer, PolicyResult
+from fog_policy.fog_config import FogConfig
+from fog_policy.fog_trainer import FogTrainer
+from fog_policy.policy_training import PolicyLoopConfig, PolicyResult, train_learner
+from fog_world_model.context_bank import ContextBank
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.data.windows import WindowSampler
+from fog_world_model.training.processes import device_of
 from fog_world_model.training.train_world_models import load_global, load_local
 
 Path = str | os.PathLike[str]
+
+
+def fog_trainer(
+    store: EpisodeStore, global_checkpoint: Path, local_checkpoint: Path, config: FogConfig
+) -> tuple[FogTrainer, dict[str, Any]]:
+    """A trainer on checkpoints, and what its checkpoints and bundles say about themselves.
+
+    Args:
+        store: Contexts to start from, and recordings to keep the local model honest.
+        global_checkpoint: The global model.
+        local_checkpoint: The local model.
+        config: Settings.
+
+    Raises:
+        FogError: An artefact is missing, damaged or does not fit.
+    """
+    global_model, world = load_global(global_checkpoint, store.task)
+    local_model, local = load_local(local_checkpoint, store.task)
+    contexts = ContextBank.load(
+        store,
+        length=max(config.context, global_model.context_frames),
+        count=config.contexts,
+        seed=config.seed,
+        device=device_of(config.device),
+    )
+    recordings = WindowSampler(store, length=config.refresh_window + 1, seed=config.seed + 1)
+    trainer = FogTrainer(global_model, local_model, contexts, recordings, config)
+    return trainer, {
+        "kind": "policy",
+        "method": "fog" if config.local_share < 1 else "local",
+        "task": store.task.to_dict(),
+        "task_hash": store.task.hash,
+        "data_hash": store.data_hash,
+        "normalisation": local.manifest["normalisation"],
+        "config": dataclasses.asdict(config),
+        "made_from": {
+            "global": _origin(world.manifest),
+            "local": _origin(local.manifest),
+            "transitions": store.transitions,
+        },
+    }
 
 
 def train_policy(
@@ -21,6 +67,7 @@ def train_policy(
     output: Path,
     bundle: Path,
     config: FogConfig,
+    loop: PolicyLoopConfig,
     *,
     resume: bool = False,
 ) -> PolicyResult:
@@ -32,40 +79,15 @@ def train_policy(
         local_checkpoint: The local model.
         output: Folder of the policy's checkpoint.
         bundle: Folder of the bundle.
-        config: Settings.
+        config: Settings of the update.
+        loop: How long to train.
         resume: Go on from the checkpoint in ``output``.
 
     Raises:
         FogError: An artefact does not fit, or training cannot go on.
     """
-    global_model, world = load_global(global_checkpoint, store.task)
-    local_model, local = load_local(local_checkpoint, store.task)
-    trainer = FogTrainer(
-        global_model,
-        local_model,
-        WindowSampler(
-            store, length=max(config.context, global_model.context_frames), seed=config.seed
-        ),
-        WindowSampler(store, length=config.horizon + 1, seed=config.seed + 1),
-        config,
-    )
-    result = trainer.train(
-        output,
-        {
-            "kind": "policy",
-            "task": store.task.to_dict(),
-            "task_hash": store.task.hash,
-            "data_hash": store.data_hash,
-            "normalisation": local.manifest["normalisation"],
-            "config": dataclasses.asdict(config),
-            "made_from": {
-                "global": _origin(world.manifest),
-                "local": _origin(local.manifest),
-                "transitions": store.transitions,
-            },
-        },
-        resume=resume,
-    )
+    trainer, manifest = fog_trainer(store, global_checkpoint, local_checkpoint, config)
+    result = train_learner(trainer, loop, output, manifest, resume=resume)
     export_bundle(output, bundle)
     return result
 

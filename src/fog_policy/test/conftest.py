@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from fog_policy.fog_config import FogConfig
+from fog_policy.fog_trainer import FogTrainer
+from fog_world_model.context_bank import ContextBank
 from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter
 from fog_world_model.data.windows import WindowSampler
 from fog_world_model.global_model.global_model import GlobalModel, preset
@@ -90,3 +95,46 @@ def tiny_env(tiny_store: EpisodeStore) -> ImaginedEnv:
     model = GlobalModel(preset("tiny", **SIZES)).requires_grad_(False)
     contexts = WindowSampler(tiny_store, length=3, seed=0)
     return ImaginedEnv(model, contexts, environments=4, max_steps=12, seed=0)
+
+
+@pytest.fixture
+def tiny_config() -> FogConfig:
+    """Settings of a trainer in tiny worlds, without checks of health."""
+    return FogConfig(
+        environments=4,
+        horizon=3,
+        imagined_episode=6,
+        context=3,
+        refresh_batch=2,
+        check_every=0,
+        device="cpu",
+    )
+
+
+@pytest.fixture
+def make_trainer(
+    tiny_store: EpisodeStore, tiny_local: LocalModel
+) -> Callable[[FogConfig, type[GlobalModel]], FogTrainer]:
+    """Makes a trainer in an untrained global model, or in a made-up kind of one."""
+
+    def make(config: FogConfig, kind: type[GlobalModel] = GlobalModel) -> FogTrainer:
+        torch.manual_seed(0)
+        return FogTrainer(
+            kind(preset("tiny", **SIZES)).requires_grad_(False),
+            tiny_local,
+            ContextBank.load(tiny_store, length=config.context, count=50, seed=0),
+            WindowSampler(tiny_store, length=config.refresh_window + 1, seed=1),
+            config,
+        )
+
+    return make
+
+
+@pytest.fixture
+def manifest(tiny_store: EpisodeStore) -> dict[str, Any]:
+    """What a checkpoint of such a trainer says about itself."""
+    return {
+        "kind": "policy",
+        "task": tiny_store.task.to_dict(),
+        "normalisation": tiny_store.normalisation.to_dict(),
+    }

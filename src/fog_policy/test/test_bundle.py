@@ -15,7 +15,8 @@ import torch
 
 from fog_policy.actor_critic import Actor, ActorCriticConfig
 from fog_policy.bundle import Controller, export_bundle, load_bundle
-from fog_policy.fog_trainer import FogConfig
+from fog_policy.fog_config import FogConfig
+from fog_policy.policy_training import PolicyLoopConfig
 from fog_policy.train_policy import train_policy
 from fog_world_model.data.episodes import Episode, EpisodeStore
 from fog_world_model.data.windows import WindowSampler
@@ -34,9 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_store: EpisodeStore) -> 
     loop = LoopConfig(max_steps=2, batch_size=2, device="cpu")
     train_global(tiny_store, folder / "global", loop, preset="tiny")
     train_local(tiny_store, folder / "local", loop, preset="tiny", window=5)
-    config = FogConfig(
-        max_updates=2, environments=3, horizon=3, context=3, refresh_batch=2, device="cpu"
-    )
+    config = FogConfig(environments=3, horizon=3, context=3, refresh_batch=2, device="cpu")
     train_policy(
         tiny_store,
         folder / "global",
@@ -44,6 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_store: EpisodeStore) -> 
         folder / "policy",
         folder / "bundle",
         config,
+        PolicyLoopConfig(max_updates=2),
     )
     return folder
 
@@ -226,6 +226,7 @@ def test_policy_of_models_of_another_task(
             runs / "local",
             tmp_path / "policy",
             tmp_path / "bundle",
-            FogConfig(max_updates=1, device="cpu"),
+            FogConfig(device="cpu"),
+            PolicyLoopConfig(max_updates=1),
         )
     assert list(tmp_path.iterdir()) == []

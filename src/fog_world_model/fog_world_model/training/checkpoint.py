@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -124,6 +124,8 @@ def save_checkpoint(
     path: str | os.PathLike[str],
     tensors: Mapping[str, Mapping[str, Tensor]],
     manifest: Mapping[str, Any],
+    *,
+    unchanged: Collection[str] = (),
 ) -> None:
     """Write a checkpoint aside, bring it to the disk and swap it in.
 
@@ -134,6 +136,8 @@ def save_checkpoint(
         path: The checkpoint's folder; an older one there is replaced.
         tensors: File name without suffix -> tensors.
         manifest: Everything else, as JSON values.
+        unchanged: Names among ``tensors`` that the checkpoint at ``path`` holds already, just as
+            they are: its files are taken over and not written again.
 
     Raises:
         FogError: It cannot be written, for example because the disk is full; the older checkpoint
@@ -145,6 +149,10 @@ def save_checkpoint(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         for name, values in tensors.items():
+            file = path / f"{name}.safetensors"
+            if name in unchanged and file.exists():
+                _take_over(file, part / file.name)
+                continue
             save_file(
                 {k: v.detach().cpu().contiguous().clone() for k, v in values.items()},
                 part / f"{name}.safetensors",
@@ -172,6 +180,14 @@ def save_checkpoint(
             f"checkpoint {path}: cannot be written: {error}; what was there before is whole. Make "
             "room and run it again"
         ) from error
+
+
+def _take_over(file: Path, target: Path) -> None:
+    """The same file under another name, or a copy where a file system cannot do that."""
+    try:
+        target.hardlink_to(file)
+    except OSError:
+        shutil.copy2(file, target)
 
 
 def open_checkpoint(

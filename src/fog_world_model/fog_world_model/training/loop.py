@@ -39,6 +39,7 @@ __all__ = [
     "device_of",
     "fit",
     "progress_bar",
+    "require_writable",
     "stop_on_signal",
 ]
 
@@ -126,7 +127,7 @@ class _Run:
         self._manifest = {**manifest, "loop": dataclasses.asdict(config)}
         self._share = processes.share(config.batch_size, config.accumulate)
         if processes.main:
-            _require_writable(output)
+            require_writable(output)
         with self._memory():
             self._model = processes.prepare(_Loss(model, loss))
         self._optimiser = torch.optim.AdamW(
@@ -372,7 +373,7 @@ class _Run:
         )
 
 
-def _require_writable(output: Path) -> None:
+def require_writable(output: Path) -> None:
     """Find out now, not after the first hours, that nothing can be written.
 
     Raises:

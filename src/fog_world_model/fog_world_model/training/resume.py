@@ -61,7 +61,7 @@ def require_same_run(
     differences = [
         line
         for key in ("preset", "config")
-        for line in _differences(key, found.get(key), here.get(key))
+        for line in differences_between(key, found.get(key), here.get(key))
     ]
     before = found.get("loop", {})
     for key in FIXED:
@@ -69,7 +69,7 @@ def require_same_run(
         # After a loss that was not finite a lower rate is what one is told to try.
         if key == "learning_rate" and "stopped" in found and new < old:
             continue
-        differences += _differences(key, old, new)
+        differences += differences_between(key, old, new)
     if differences:
         raise FogError(
             f"checkpoint {path}: does not belong to this run: {'; '.join(differences[:6])}"
@@ -99,13 +99,14 @@ def mark_stopped(path: Path, why: str) -> bool:
     return True
 
 
-def _differences(name: str, old: Any, new: Any) -> list[str]:
+def differences_between(name: str, old: Any, new: Any) -> list[str]:
+    """What differs between two JSON values, a line each."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted({*old, *new})
         return [
             line
             for key in keys
-            for line in _differences(
+            for line in differences_between(
                 f"{name}.{key}", old.get(key, "not there"), new.get(key, "not there")
             )
         ]

@@ -1,0 +1,99 @@
+"""Settings of the decoupled first-order update. No torch in here: the command line reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fog_world_model.errors import FogError
+
+
+@dataclass(frozen=True)
+class FogConfig:
+    """Everything that fixes a :class:`.fog_trainer.FogTrainer`, beside its worlds and its data."""
+
+    environments: int = 32
+    """Imagined environments side by side (N)."""
+    horizon: int = 16
+    """Steps per update (H)."""
+    horizon_end: int = 0
+    """Steps per update at the end of the run, reached in equal steps; 0: as at the beginning."""
+    imagined_episode: int = 16
+    """Imagined steps after which an environment starts from another recorded context."""
+    context: int = 5
+    """Recorded observations that an environment starts from."""
+    contexts: int = 1024
+    """Most contexts that are kept on the device to start from."""
+    sampling_steps: int = 0
+    """Denoising steps per frame; 0 takes the global model's own number."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the global model's networks; auto: bfloat16 where the device has matrix units for it."""
+    local_share: float = 0.0
+    """Share of the run that is spent first in the local model alone: cheap steps that are only as
+    right as it is, before the global model takes over. 1: the whole run ("no diffusion")."""
+    gamma: float = 0.97
+    lambda_: float = 0.95
+    actor_rate: float = 5e-4
+    critic_rate: float = 1e-3
+    critic_passes: int = 4
+    """Passes over the rollout per update, in 4 minibatches each."""
+    target_rate: float = 0.2
+    """How far the target critic moves to the critic per update."""
+    gradient_clip: float = 1.0
+    """Largest norm of a gradient."""
+    temperature: float = 3e-2
+    """Initial weight of the entropy in the reward; it is learned."""
+    temperature_rate: float = 3e-2
+    entropy_target: float = -0.5
+    """Entropy per action field, nats, below which the temperature rises; negative."""
+    sample_prior: bool = False
+    """Send the gradient through a sample of the prior instead of its mean."""
+    refresh_steps: int = 1
+    """Updates of the local model per update of the policy (0: it stays as it is)."""
+    refresh_batch: int = 8
+    """Imagined trajectories in such an update; as many recorded windows are mixed in."""
+    refresh_rate: float = 2e-4
+    buffer_steps: int = 100_000
+    """Imagined steps that are remembered for it; they are part of the checkpoint."""
+    check_every: int = 75
+    """Updates between two checks of health (0: never)."""
+    check_directions: int = 4
+    """Random directions of the gradient's check; each costs two rollouts."""
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    """CPU threads of torch; 0 leaves torch's own choice."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            FogError: One cannot be.
+        """
+        positive = ("environments", "horizon", "imagined_episode", "context", "contexts",
+                    "critic_passes", "refresh_batch", "check_directions", "gamma", "actor_rate",
+                    "critic_rate", "refresh_rate", "gradient_clip", "temperature")  # fmt: skip
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise FogError(f"{name} is {getattr(self, name)}; expected more than 0")
+        for name in ("horizon_end", "sampling_steps", "refresh_steps", "buffer_steps",
+                     "check_every", "temperature_rate"):  # fmt: skip
+            if not getattr(self, name) >= 0:
+                raise FogError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        for name in ("gamma", "lambda_", "local_share", "target_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise FogError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+        if not self.entropy_target < 0:  # the entropy's scale is divided by it
+            raise FogError(f"entropy_target is {self.entropy_target}; expected less than 0")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise FogError(f"precision {self.precision}: expected auto, float32 or bfloat16")
+
+    @property
+    def refresh_window(self) -> int:
+        """Transitions in a trajectory that the local model is refreshed on."""
+        return min(self.horizon, self.horizon_end or self.horizon)
+
+    def horizon_at(self, progress: float) -> int:
+        """Steps per update at a share of the run in [0, 1]."""
+        end = self.horizon_end or self.horizon
+        return round(self.horizon + (end - self.horizon) * min(max(progress, 0.0), 1.0))
