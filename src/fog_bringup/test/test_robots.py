@@ -260,6 +260,16 @@ def test_push_cube_rewards_progress_and_ends_at_the_post() -> None:
     robot.step((0.0, 0.0, 0.0))
     assert robot.observe(image=False).end
     assert robot.observe(image=False).reward > 4.0
+    # Having left again before anybody looked does not take back that it was there.
+    robot._data.qpos[robot._cube : robot._cube + 2] = 1.4, 0.0
+    robot.step((0.0, 0.0, 0.0))
+    assert robot.observe(image=False).end
+    assert robot.observe(image=False).reward == pytest.approx(
+        5.0 + 5.0 * (robot._potentials[-1] - robot._potentials[0])
+    )
+    robot.reset(3)
+    assert not robot.observe(image=False).end
+    assert robot.observe(image=False).reward == 0.0
     robot.close()
 
 

@@ -91,7 +91,8 @@ class Go2Robot(Robot):
         self._gait = Gait(wheel_file("data/policy/policy.onnx"))
         self._trim = VelocityTrim()
         self._renderer: Any = None
-        self._stamp_ns, self._episode, self._ended = _FIRST_STAMP_NS, -1, False
+        self._stamp_ns, self._episode = _FIRST_STAMP_NS, -1
+        self._ended = self._done = False
         self._potentials: deque[float] = deque([0.0], maxlen=1 + task.period_ns // self.step_ns)
         self._stand_up()
 
@@ -143,7 +144,7 @@ class Go2Robot(Robot):
             self._advance(np.zeros(3))
         self._stamp_ns = -(-(self._stamp_ns + _PAUSE_NS) // self._grid_ns) * self._grid_ns
         self._episode += 1
-        self._ended = False
+        self._ended = self._done = False
         self._potentials.clear()
         self._judge()
 
@@ -204,10 +205,10 @@ class Go2Robot(Robot):
         cosine = 1 - 2 * (x * x + y * y)  # of the angle between the body's up and the world's
         fallen = height < _FALLEN_HEIGHT_M or cosine < math.cos(_FALLEN_TILT_RAD)
         cube = float(data.qpos[self._cube]), float(data.qpos[self._cube + 1])
-        self._done = False
         if self._task.name != "reach_cube":
             limit = self._task.options.get("done_distance_m", _DONE_DISTANCE_M)
-            self._done = math.dist(cube, goal) < limit
+            # Between two control steps the cube may come near and leave again: it was there.
+            self._done = self._done or math.dist(cube, goal) < limit
             self._potentials.append(
                 rewards.push_cube_potential((data.qpos[0], data.qpos[1]), cube, goal)
             )
