@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional, subcommand
 
-from fog_world_model.errors import FogError
+from fog_bringup.cli_train_policy import TrainPolicy
+from fog_bringup.training_options import Training, seconds
 
 if TYPE_CHECKING:
     from fog_world_model.training.loop import FitResult, LoopConfig
+
+__all__ = ["Evaluate", "Train", "seconds"]
 
 # Everything heavy (torch, MuJoCo) is imported by the command that needs it, so that --help is
 # immediate.
@@ -23,40 +25,8 @@ Preset = Literal["tiny", "small", "medium", "diamond", "large"]
 LocalPreset = Literal["tiny", "small", "large"]
 
 
-def seconds(text: str, option: str = "--time-budget") -> float:
-    """``90``, ``90s``, ``10m`` or ``2h`` -> seconds.
-
-    Raises:
-        FogError: It is none of these.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    if not match:
-        raise FogError(f"{option} {text}: expected a duration such as 90s, 10m or 2h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
-
-
 @dataclass
-class _Training:
-    """Options that all training commands share."""
-
-    time_budget: str = "6m"
-    """Wall-clock time after which training ends with a checkpoint: 90s, 10m, 2h. Runs that are
-    resumed count together; resumed with a longer one, training goes on."""
-    seed: int = 0
-    """Seed of weights and data order."""
-    device: str = "auto"
-    """Where to train: auto, cpu, cuda."""
-    threads: int = 0
-    """CPU threads; 0: torch's own choice."""
-    resume: bool = False
-    """Go on from the checkpoint in OUTPUT."""
-    images: Literal["auto", "ram", "disk"] = "auto"
-    """Where training images come from: memory, the disk, or auto, which is memory when they take
-    less than half of what is free. The order of the data is the same."""
-
-
-@dataclass
-class _WorldModelTraining(_Training):
+class _WorldModelTraining(Training):
     """What training a world model has besides."""
 
     max_steps: int | None = None
@@ -165,56 +135,6 @@ class TrainLocal(_WorldModelTraining):
         store = EpisodeStore(self.store, images=self.images)
         result = train_local(store, self.output, loop, preset=self.preset, resume=self.resume)
         return _finish(self.output, result)
-
-
-@dataclass
-class TrainPolicy(_Training):
-    """Train a policy inside the world models by decoupled first-order gradients."""
-
-    store: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
-    """Episode store: contexts to start from."""
-    output: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
-    """Checkpoint folder; the bundle is written to OUTPUT.bundle."""
-    global_model: Path = tyro.MISSING
-    """Checkpoint of the global model."""
-    local_model: Path = tyro.MISSING
-    """Checkpoint of the local model."""
-    environments: int = 32
-    """Imagined environments (N)."""
-    horizon: int = 16
-    """Steps per update (H)."""
-    sampling_steps: int = 0
-    """Denoising steps per frame; 0: as the model was made."""
-    max_updates: int = 1_000_000
-    """Updates after which training ends."""
-
-    def run(self) -> int:
-        """Train, and export the bundle."""
-        from fog_policy.fog_config import FogConfig
-        from fog_policy.policy_training import PolicyLoopConfig
-        from fog_policy.train_policy import train_policy
-        from fog_world_model.data.episodes import EpisodeStore
-
-        bundle = self.output.with_name(self.output.name + ".bundle")
-        result = train_policy(
-            EpisodeStore(self.store, images=self.images),
-            self.global_model,
-            self.local_model,
-            self.output,
-            bundle,
-            FogConfig(
-                environments=self.environments,
-                horizon=self.horizon,
-                sampling_steps=self.sampling_steps,
-                seed=self.seed,
-                device=self.device,
-                threads=self.threads,
-            ),
-            PolicyLoopConfig(time_budget_s=seconds(self.time_budget), max_updates=self.max_updates),
-            resume=self.resume,
-        )
-        print(f"{bundle}: {result.updates} updates, {result.imagined_steps} imagined steps")
-        return 130 if result.interrupted else 0
 
 
 @dataclass

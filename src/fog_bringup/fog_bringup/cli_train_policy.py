@@ -1,0 +1,129 @@
+"""``fog train policy``: its options, and what it calls."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from tyro.conf import Positional
+
+from fog_bringup.training_options import Training, seconds
+from fog_policy.fog_config import FogConfig
+from fog_world_model.errors import FogError
+
+_DEFAULT = FogConfig()
+
+
+def horizons(text: str) -> tuple[int, int]:
+    """``16`` or ``16:32`` -> steps per update at the beginning and at the end of a run.
+
+    Raises:
+        FogError: It is neither.
+    """
+    match = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*))?", text.strip())
+    if not match:
+        raise FogError(f"--horizon {text}: expected steps, such as 16, or a schedule such as 16:32")
+    return int(match[1]), int(match[2] or match[1])
+
+
+@dataclass
+class TrainPolicy(Training):
+    """Train a policy inside the world models by decoupled first-order gradients.
+
+    Curves go to OUTPUT.tensorboard. What the checks of health find out is part of them; a local
+    model that is no guide, and a policy that exploits the global model, are said in words.
+    """
+
+    store: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
+    """Episode store: contexts to start from."""
+    output: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
+    """Checkpoint folder; the bundle is written to OUTPUT.bundle."""
+    global_model: Path = tyro.MISSING
+    """Checkpoint of the global model."""
+    local_model: Path = tyro.MISSING
+    """Checkpoint of the local model."""
+    environments: int = _DEFAULT.environments
+    """Imagined environments (N)."""
+    horizon: str = str(_DEFAULT.horizon)
+    """Steps per update (H), or a schedule over the run, FIRST:LAST."""
+    imagined_episode: int = _DEFAULT.imagined_episode
+    """Imagined steps after which an environment starts from another recorded context."""
+    contexts: int = _DEFAULT.contexts
+    """Most recorded contexts that are kept to start from."""
+    sampling_steps: int = _DEFAULT.sampling_steps
+    """Denoising steps per frame; 0: as the model was made."""
+    precision: Literal["auto", "float32", "bfloat16"] = _DEFAULT.precision
+    """Of the global model; auto: bfloat16 where the device has matrix units for it."""
+    gamma: float = _DEFAULT.gamma
+    """Discount per step."""
+    entropy_target: float = _DEFAULT.entropy_target
+    """Entropy per action field, nats, that the weight of the entropy is learned for; negative."""
+    sample_prior: bool = _DEFAULT.sample_prior
+    """Send the gradient through a sample of the local model's prior instead of its mean."""
+    local_share: float = _DEFAULT.local_share
+    """Share of the run that is spent first in the local model alone; 1: all of it, the baseline
+    without diffusion."""
+    refresh_steps: int = _DEFAULT.refresh_steps
+    """Updates of the local model per update of the policy; 0: it stays as it is."""
+    buffer_steps: int = _DEFAULT.buffer_steps
+    """Imagined steps that are kept for those; they are part of the checkpoint (100,000 steps of
+    64x64 take 1.2 GB)."""
+    check_every: int = _DEFAULT.check_every
+    """Updates between two checks of health; 0: none. A check costs nine rollouts."""
+    max_updates: int | None = None
+    """Updates after which training ends, if the time does not run out before. Schedules then follow
+    the updates and not the time, so that a run on the CPU can be repeated bit for bit."""
+    max_imagined_steps: int | None = None
+    """The same in imagined steps."""
+    checkpoint_every: str = "60s"
+    """Time between checkpoints."""
+
+    def run(self) -> int:
+        """Train, and export the bundle."""
+        first, last = horizons(self.horizon)
+        config = FogConfig(
+            environments=self.environments,
+            horizon=first,
+            horizon_end=last if last != first else 0,
+            imagined_episode=self.imagined_episode,
+            contexts=self.contexts,
+            sampling_steps=self.sampling_steps,
+            precision=self.precision,
+            gamma=self.gamma,
+            entropy_target=self.entropy_target,
+            sample_prior=self.sample_prior,
+            local_share=self.local_share,
+            refresh_steps=self.refresh_steps,
+            buffer_steps=self.buffer_steps,
+            check_every=self.check_every,
+            seed=self.seed,
+            device=self.device,
+            threads=self.threads,
+        )
+        budget = seconds(self.time_budget)
+        every = seconds(self.checkpoint_every, "--checkpoint-every")
+        from fog_policy.policy_training import PolicyLoopConfig
+        from fog_policy.train_policy import train_policy
+        from fog_world_model.data.episodes import EpisodeStore
+
+        bundle = self.output.with_name(self.output.name + ".bundle")
+        result = train_policy(
+            EpisodeStore(self.store, images=self.images),
+            self.global_model,
+            self.local_model,
+            self.output,
+            bundle,
+            config,
+            PolicyLoopConfig(
+                time_budget_s=budget,
+                max_updates=self.max_updates,
+                max_imagined_steps=self.max_imagined_steps,
+                checkpoint_every_s=every,
+            ),
+            resume=self.resume,
+        )
+        print(f"{bundle}: {result.updates} updates, {result.imagined_steps} imagined steps")
+        return 130 if result.interrupted else 0
