@@ -53,20 +53,51 @@ class Actor(nn.Module):
         """
         mean, log_std = self._gaussian(features)
         raw = mean + log_std.exp() * noise
-        log_normal = -0.5 * (noise**2 + math.log(2 * math.pi)) - log_std
-        # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2x)), without cancellation.
-        log_slope = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
-        return raw.tanh(), (log_normal - log_slope).sum(-1)
+        return raw.tanh(), _squashed_log_prob(raw, noise, log_std)
 
     def mode(self, features: Tensor) -> Tensor:
         """The action without noise, ``[batch, field]``: what is deployed."""
         return self._gaussian(features)[0].tanh()
 
+    def log_prob(self, features: Tensor, raw: Tensor) -> Tensor:
+        """Log-probability of the actions ``raw.tanh()``, ``[batch]``, nats.
+
+        Args:
+            features: ``[batch, feature]``.
+            raw: ``[batch, field]``: actions before they are squashed, where they are exact.
+        """
+        return squashed_log_prob(raw, *self._gaussian(features))
+
     def _gaussian(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        mean, raw = self.body(features).chunk(2, dim=-1)
+        return self.gaussian(self.body(features))
+
+    def gaussian(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation before squashing, from the output of :attr:`body`."""
+        mean, raw = output.chunk(2, dim=-1)
         low, high = self.config.log_std_min, self.config.log_std_max
         # A soft clamp keeps the gradient; it starts at the middle of the range.
         return mean, low + (high - low) * torch.sigmoid(raw)
+
+
+def squashed_log_prob(raw: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Log-probability of ``raw.tanh()`` where ``raw`` is Gaussian, summed over the last axis.
+
+    Args:
+        raw: ``[..., field]``: actions before they are squashed.
+        mean: ``[..., field]``.
+        log_std: ``[..., field]``.
+
+    Returns:
+        ``[...]``, nats.
+    """
+    return _squashed_log_prob(raw, (raw - mean) * (-log_std).exp(), log_std)
+
+
+def _squashed_log_prob(raw: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
+    log_normal = -0.5 * (noise**2 + math.log(2 * math.pi)) - log_std
+    # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2x)), without cancellation.
+    log_slope = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
+    return (log_normal - log_slope).sum(-1)
 
 
 class Critic(nn.Module):

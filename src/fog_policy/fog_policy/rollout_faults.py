@@ -8,17 +8,17 @@ from torch import Tensor
 from fog_policy.decoupled_gradient import Rollout
 from fog_world_model.errors import FogError
 
-_ACTOR = "lower actor_rate"
 _GLOBAL = "its weights or the contexts are at fault: look at them with 'fog evaluate global'"
 _LOCAL = "lower refresh_rate, or train the local model anew"
 
 
-def require_finite(flow: Rollout, update: int) -> None:
+def require_finite(flow: Rollout, update: int, *, actor_rate: str = "actor_rate") -> None:
     """Check everything that a rollout went through, in the order in which it came about.
 
     Args:
         flow: The rollout.
         update: Its number, for the message.
+        actor_rate: Name of the setting that is the actor's learning rate, for the message.
 
     Raises:
         FogError: Something is not finite; the first such thing is named, with step and
@@ -27,7 +27,7 @@ def require_finite(flow: Rollout, update: int) -> None:
     steps = flow.steps
     parts: list[tuple[str, Tensor, str]] = [
         ("the local model's state", flow.features, _LOCAL),
-        ("the actor's action", flow.actions, _ACTOR),
+        ("the actor's action", flow.actions, f"lower {actor_rate}"),
         ("the global model's frame", torch.stack([s.image for s in steps]), _GLOBAL),
         (
             "the global model's proprioception",
@@ -37,7 +37,7 @@ def require_finite(flow: Rollout, update: int) -> None:
         ("the global model's reward", torch.stack([s.reward for s in steps]), _GLOBAL),
         ("the local model's next state", flow.next_features, _LOCAL),
         ("the local model's reward", flow.rewards, _LOCAL),
-        ("the log-probability of the actor's action", flow.log_probs, _ACTOR),
+        ("the log-probability of the actor's action", flow.log_probs, f"lower {actor_rate}"),
     ]
     # ``[part, time, env]``; one question to the device in the usual case.
     bad = torch.stack([~_finite(values.detach()) for _, values, _ in parts])

@@ -12,6 +12,8 @@ import torch
 
 from fog_policy.fog_config import FogConfig
 from fog_policy.fog_trainer import FogTrainer
+from fog_policy.ppo_baseline import PpoLearner
+from fog_policy.ppo_config import PpoConfig
 from fog_world_model.context_bank import ContextBank
 from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter
 from fog_world_model.data.windows import WindowSampler
@@ -138,3 +140,20 @@ def manifest(tiny_store: EpisodeStore) -> dict[str, Any]:
         "task": tiny_store.task.to_dict(),
         "normalisation": tiny_store.normalisation.to_dict(),
     }
+
+
+@pytest.fixture
+def make_ppo(tiny_store: EpisodeStore, tiny_local: LocalModel) -> Callable[..., PpoLearner]:
+    """Makes PPO in the worlds of :func:`make_trainer`."""
+
+    def make(config: PpoConfig, kind: type[GlobalModel] = GlobalModel) -> PpoLearner:
+        torch.manual_seed(0)
+        return PpoLearner(
+            kind(preset("tiny", **SIZES)).requires_grad_(False),
+            tiny_local,
+            ContextBank.load(tiny_store, length=config.context, count=50, seed=0),
+            WindowSampler(tiny_store, length=config.segment + 1, seed=1),
+            config,
+        )
+
+    return make
