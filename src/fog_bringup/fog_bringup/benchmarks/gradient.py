@@ -12,7 +12,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -36,6 +36,8 @@ AT_MOST = 1.3
 SHARE_OF_MEMORY = 0.6
 """A process that asks for more than this share of the free memory is told that there is none."""
 MB = 2**20
+_NO_MEMORY = ("memory", "alloc", "could not create")
+"""What errors for want of memory say; the last is oneDNN's."""
 
 
 def measure(
@@ -56,9 +58,10 @@ def measure(
     Returns:
         ``global_forward``, ``decoupled`` and ``full_backprop``, each with ``seconds`` and
         ``peak_mb`` (MiB), none with a ``reason`` where it does not fit; in ``decoupled`` also
-        ``parts``, the seconds of each part. ``decoupled_over_global_forward``, ``at_most`` and
-        ``enough``; ``share_in_global_forward`` of the decoupled update;
-        ``peak_mb_by_denoising_steps``: for each number ``decoupled`` and ``full_backprop``.
+        ``parts``, the seconds of each part. ``decoupled_over_global_forward`` (the median over the
+        turns of the ratio within one), ``at_most`` and ``enough``; ``share_in_global_forward`` of
+        the decoupled update; ``peak_mb_by_denoising_steps``: for each number ``decoupled`` and
+        ``full_backprop``.
 
     Raises:
         FogError: The preset or device does not exist, a number is not positive, or not even the
@@ -87,7 +90,7 @@ def measure(
         try:
             torch.set_num_threads(threads or before)
             fits = not isinstance(peaks["full_backprop", own], str)
-            times, parts = _times(setting, fits, repeats, report)
+            times = _times(setting, fits, repeats, report)
             used = torch.get_num_threads()
         finally:
             torch.set_num_threads(before)
@@ -104,16 +107,15 @@ def measure(
         "repeats": repeats,
     }
     for way in WAYS:
-        figures[way] = {"seconds": times.get(way), "peak_mb": _number(peaks[way, own])}
+        figures[way] = {"seconds": times.seconds.get(way), "peak_mb": _number(peaks[way, own])}
         if isinstance(reason := peaks[way, own], str):
             figures[way]["reason"] = reason
-    figures["decoupled"]["parts"] = parts
-    ratio = times["decoupled"] / times["global_forward"]
+    figures["decoupled"]["parts"] = times.parts
     figures |= {
-        "decoupled_over_global_forward": ratio,
+        "decoupled_over_global_forward": times.ratio,
         "at_most": AT_MOST,
-        "enough": ratio <= AT_MOST,
-        "share_in_global_forward": parts["global_forward"] / sum(parts.values()),
+        "enough": times.ratio <= AT_MOST,
+        "share_in_global_forward": times.parts["global_forward"] / sum(times.parts.values()),
         "peak_mb_by_denoising_steps": {
             str(n): {way: _number(peaks[way, n]) for way in WAYS[1:]} for n in denoising_steps
         },
@@ -125,10 +127,21 @@ def _number(peak: float | str) -> float | None:
     return None if isinstance(peak, str) else peak
 
 
+@dataclass(frozen=True)
+class _Times:
+    """Medians."""
+
+    seconds: dict[str, float]
+    """Of each way."""
+    ratio: float
+    """Decoupled over global forward, of updates one after the other."""
+    parts: dict[str, float]
+    """Seconds of each part of a decoupled update."""
+
+
 def _times(
     setting: Setting, full: bool, repeats: int, report: Callable[[str, int, int], None]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds of each way, and of the parts of a decoupled update."""
+) -> _Times:
     update, place = Update(setting), torch.device(setting.device)
     ways: dict[str, Callable[[], object]] = {
         "global_forward": update.global_forward,
@@ -146,8 +159,15 @@ def _times(
             spent[name].append(_now(place) - begin)
         pieces.append(_in_parts(update, place))
     report("time", repeats + 1, repeats + 1)
-    times = {name: median(seconds[1:]) for name, seconds in spent.items()}
-    return times, {name: median([p[name] for p in pieces[1:]]) for name in pieces[0]}
+    counted = {name: seconds[1:] for name, seconds in spent.items()}
+    return _Times(
+        {name: median(seconds) for name, seconds in counted.items()},
+        median(
+            ours / alone
+            for ours, alone in zip(counted["decoupled"], counted["global_forward"], strict=True)
+        ),
+        {name: median([p[name] for p in pieces[1:]]) for name in pieces[0]},
+    )
 
 
 def _in_parts(update: Update, place: torch.device) -> dict[str, float]:
@@ -186,7 +206,9 @@ def _now(place: torch.device) -> float:
     return time.perf_counter()
 
 
-def _peak_mb(setting: Setting, way: str, threads: int) -> float | str:
+def _peak_mb(
+    setting: Setting, way: str, threads: int, share: float = SHARE_OF_MEMORY
+) -> float | str:
     """Peak memory of one update in a fresh process, or why there is none.
 
     Raises:
@@ -196,7 +218,7 @@ def _peak_mb(setting: Setting, way: str, threads: int) -> float | str:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     mine, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(setting, way, threads, theirs), daemon=True)
+    child = context.Process(target=_child, args=(setting, way, threads, share, theirs), daemon=True)
     child.start()
     theirs.close()
     try:
@@ -215,14 +237,14 @@ def _peak_mb(setting: Setting, way: str, threads: int) -> float | str:
     return answer
 
 
-def _child(setting: Setting, way: str, threads: int, answer: Connection) -> None:
+def _child(setting: Setting, way: str, threads: int, share: float, answer: Connection) -> None:
     try:
         if threads:
             torch.set_num_threads(threads)
-        answer.send(_measured_peak(Update(setting), way))
+        answer.send(_measured_peak(Update(setting), way, share))
     except (RuntimeError, MemoryError) as error:  # torch's own error is a RuntimeError
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if not isinstance(error, MemoryError) and "alloc" not in text and "memory" not in text:
+        if not isinstance(error, MemoryError) and not any(w in text for w in _NO_MEMORY):
             raise
         answer.send(f"out of memory: {text}")
     except KeyboardInterrupt:
@@ -231,15 +253,16 @@ def _child(setting: Setting, way: str, threads: int, answer: Connection) -> None
         answer.close()
 
 
-def _measured_peak(update: Update, way: str) -> float:
+def _measured_peak(update: Update, way: str, share: float) -> float:
     run: Callable[[], object] = getattr(update, way)
     if update.noise.device.type == "cuda":
         place = update.noise.device
-        torch.cuda.reset_peak_memory_stats(place)
         before = torch.cuda.memory_allocated(place)
+        run()  # compiles; what that needs for itself is not part of an update
+        torch.cuda.reset_peak_memory_stats(place)
         run()
         return (torch.cuda.max_memory_allocated(place) - before) / MB
-    room = int(SHARE_OF_MEMORY * psutil.virtual_memory().available)
+    room = int(share * psutil.virtual_memory().available)
     size = psutil.Process().memory_info().vms
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (size + room, hard))
