@@ -185,6 +185,7 @@ class FogTrainer:
         require_finite(flow, self.updates)
         bootstrap = self.target(flow.next_features[-1])
         temperature = self.log_temperature.exp().detach()
+        self._require_finite_values(bootstrap, temperature)
         bonus = soft_bonus(flow.log_probs, temperature, target=self.entropy_target)
         target = objective(flow, bootstrap, gamma=config.gamma, bonus=bonus)
         norm = self._descend("actor", self.actor, -target)
@@ -239,8 +240,9 @@ class FogTrainer:
         assert self.coupled is not None
         begun, start = time.monotonic(), self.env.worlds.state
         check = self.check_gradient()
+        foretold = LatentWorld(self.local_model)  # by its means, whichever way the gradient takes
         errors = prediction_errors(
-            self.coupled.local, check.flow, stochastic=self.local_model.config.stochastic
+            foretold, check.flow, stochastic=self.local_model.config.stochastic
         )
         figures = {
             "gradient_cosine": check.decoupled,
@@ -261,6 +263,14 @@ class FogTrainer:
         contexts = phase.world.restart(due)
         with torch.no_grad():
             phase.state = phase.state.where(due, phase.local.start(contexts))
+
+    def _require_finite_values(self, bootstrap: Tensor, temperature: Tensor) -> None:
+        for what, values, rate in (
+            ("the critic's value of the last states", bootstrap, "critic_rate"),
+            ("the temperature of the entropy", temperature, "temperature_rate"),
+        ):
+            if not bool(values.isfinite().all()):
+                raise FogError(f"update {self.updates}: {what} is not finite; lower {rate}")
 
     def _descend(self, name: str, module: nn.Module, loss: Tensor) -> float:
         optimiser = self.optimisers[name]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from fog_policy.decoupled_gradient import Rollout
 from fog_policy.imagined_buffer import ImaginedBuffer, joined
 from fog_world_model.data.windows import Windows
+from fog_world_model.errors import FogError
 from fog_world_model.imagination import ImaginedStep
 from fog_world_model.local_model.rssm import LatentState
 
@@ -77,3 +79,59 @@ def test_joined_takes_the_shorter_length() -> None:
     assert both.image.shape == (5, 4, 3, 2, 2)
     assert both.reward.tolist() == [[1.0] * 4] * 2 + [[2.0] * 4] * 3
     np.testing.assert_array_equal(both.action[:, 0, 0], [1, 1, 2, 2, 2])
+
+
+def test_long_rollouts_are_cut_into_trajectories() -> None:
+    """Seven steps, windows of three: two trajectories an environment, the last step is left out.
+
+    Environment 1 ends with the first window, and goes on from another context in the second, whose
+    first observation is not there; environment 2 ends within the second.
+    """
+    buffer = ImaginedBuffer(10, 3, seed=0, piece=1)
+    ends = [[0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    buffer.add(*hand_made(ends))
+    windows = buffer.sample(80)
+    found = {
+        (int(windows.proprioception[i, 0, 0]), *windows.proprioception[i, :, 1].int().tolist())
+        for i in range(80)
+    }
+    assert found == {(0, 0, 1, 2, 3), (0, 3, 4, 5, 6), (1, 0, 1, 2, 3), (2, 0, 1, 2, 3)}
+    assert len(buffer) == 4
+    ended = windows.proprioception[:, 0, 0] == 1
+    assert windows.end[ended].sum(0).tolist() == [0, 0, float(ended.sum()), 0]
+
+
+@pytest.mark.parametrize("rollouts", [0, 1, 2, 3, 5, 7, 8, 9, 23])
+def test_what_is_kept_in_pieces_comes_back(rollouts: int) -> None:
+    """Rollouts of three in pieces of four, room for eight: before, at and after the wrap.
+
+    Pieces that were kept when they were full are put back, whatever has been written over since.
+    """
+    buffer = ImaginedBuffer(8, 1, seed=0, piece=4)
+    assert buffer.capacity == 8
+    kept: dict[str, dict[str, Tensor]] = {}
+    for number in range(rollouts):
+        buffer.add(*hand_made([[0, 0, 0]], number=10 * number))
+        copies = {n: {k: v.clone() for k, v in p.items()} for n, p in buffer.pieces().items()}
+        kept = {n: kept.get(n, p) if n != "buffer_newest" else p for n, p in copies.items()}
+    if rollouts:
+        buffer.sample(5)
+    again = ImaginedBuffer(8, 1, seed=1, piece=4)
+    fresh, state = buffer.pieces(), buffer.state()
+    again.load(kept, state, torch.device("cpu"))
+    assert len(again) == len(buffer) == min(3 * rollouts, 8)
+    for _ in range(3 if rollouts else 0):
+        left, right = buffer.sample(50), again.sample(50)
+        for name in ("image", "proprioception", "action", "reward", "end"):
+            assert torch.equal(getattr(left, name), getattr(right, name))
+        newest = torch.arange(3.0) + 10 * (rollouts - 1)
+        assert set(newest.tolist()) <= set(left.proprioception[:, 0, 0].tolist())
+    for made in (buffer, again):
+        made.add(*hand_made([[0, 0, 0]], number=990))
+    left, right = buffer.sample(50), again.sample(50)
+    assert torch.equal(left.proprioception, right.proprioception)
+    if rollouts > 2:
+        first = min(fresh)
+        del kept[first]
+        with pytest.raises(FogError, match=f"has no {first}"):
+            again.load(kept, state, torch.device("cpu"))
