@@ -14,6 +14,7 @@ from tyro.conf import Positional, subcommand
 
 from fog_bringup.cli_benchmark import Benchmark
 from fog_bringup.cli_data import Bag, Import, Record
+from fog_bringup.cli_experiment import Experiment
 from fog_bringup.cli_play import Play
 from fog_bringup.cli_store import Data
 from fog_bringup.cli_training import Evaluate, Train
@@ -112,6 +113,7 @@ Command = (
     | Annotated[Import, subcommand("import")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Experiment, subcommand("experiment")]
     | Annotated[Bag, subcommand("bag")]
     | Annotated[Play, subcommand("play")]
     | Annotated[Data, subcommand("data")]

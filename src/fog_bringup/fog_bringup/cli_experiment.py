@@ -1,0 +1,91 @@
+"""``fog experiment``: its options, and what it calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from fog_bringup.cli_training import LocalPreset, Preset, seconds
+
+# Everything heavy (torch, the simulator) is imported by run(), so that --help is immediate.
+
+
+@dataclass
+class Experiment:
+    """Ways of learning a policy side by side in the same imagined world, then on the real game.
+
+    A finished run is not repeated, an interrupted one goes on; with more methods or more seeds the
+    same command adds runs. Without a store and checkpoints they are made first.
+    """
+
+    task: Positional[str] = field(kw_only=False, default="pusht")
+    """Task name or file; its robot is Push-T: pusht, pusht_easy."""
+    output: Path | None = None
+    """Folder of the experiment; not given: runs/experiment_TASK."""
+    methods: str = "fog,ppo,local,bc"
+    """What to compare: fog (decoupled gradients), ppo, local (no diffusion), bc (cloning)."""
+    seeds: int = 3
+    """Training seeds of every method."""
+    time_budget: str = "10m"
+    """Wall-clock time of learning of every method and seed; evaluations are not counted."""
+    imagined_steps: int | None = None
+    """Imagined samples after which a run ends, if the time does not run out before."""
+    evaluations: int = 8
+    """Evaluations of every run, at equal shares of it, beside one at its beginning."""
+    episodes: int = 100
+    """Episodes at the end of every run, from fixed start states."""
+    episodes_along: int = 25
+    """Episodes of the evaluations on the way."""
+    options: tuple[str, ...] = ()
+    """Settings of methods, as fog.horizon=32 ppo.learning_rate=3e-4."""
+    store: Path | None = None
+    """Episode store; not given: one is recorded and imported in OUTPUT."""
+    global_model: Path | None = None
+    """Checkpoint of a global model; not given: one is trained."""
+    local_model: Path | None = None
+    """Checkpoint of a local model; not given: one is trained."""
+    steps: int = 20_000
+    """Control steps to record where no store is given."""
+    workers: int = 2
+    """Processes that record."""
+    world_model_time: str = "15m"
+    """Time for each world model that is not given; they are trained side by side."""
+    global_preset: Preset = "small"
+    """Size of a global model that is not given."""
+    local_preset: LocalPreset = "small"
+    """Size of a local model that is not given."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to learn."""
+    threads: int = 0
+    """CPU threads; 0: torch's own choice."""
+
+    def run(self) -> int:
+        """Run what is not finished, and write the page."""
+        from fog_bringup.experiment import ExperimentSettings, experiment
+
+        settings = ExperimentSettings(
+            task=self.task,
+            methods=tuple(name.strip() for name in self.methods.split(",") if name.strip()),
+            seeds=self.seeds,
+            time_budget_s=seconds(self.time_budget),
+            imagined_steps=self.imagined_steps,
+            evaluations=self.evaluations,
+            episodes=self.episodes,
+            episodes_along=min(self.episodes_along, self.episodes),
+            options=self.options,
+            store=self.store,
+            global_model=self.global_model,
+            local_model=self.local_model,
+            steps=self.steps,
+            workers=self.workers,
+            world_model_s=seconds(self.world_model_time, "--world-model-time"),
+            global_preset=self.global_preset,
+            local_preset=self.local_preset,
+            device=self.device,
+            threads=self.threads,
+        )
+        output = self.output or Path("runs") / f"experiment_{Path(self.task).stem}"
+        return experiment(output, settings)

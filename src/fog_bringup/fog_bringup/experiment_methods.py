@@ -1,0 +1,237 @@
+"""The ways of learning a policy that an experiment compares, and how each of them is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fog_policy.learner import Learner
+from fog_world_model.data.episodes import EpisodeStore
+from fog_world_model.errors import FogError
+from fog_world_model.training.checkpoint import open_checkpoint
+
+_ORIGIN = ("preset", "step", "seconds", "data_hash", "task_hash", "commit", "versions")
+"""What a policy says of the models that it comes from."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What every method is given, the same for all."""
+
+    store: EpisodeStore
+    global_model: Path
+    """Checkpoint."""
+    local_model: Path
+    """Checkpoint."""
+
+
+Made = tuple[Learner, dict[str, Any]]
+"""A learner, and what its checkpoints say about themselves."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of learning a policy."""
+
+    title: str
+    """In tables and charts."""
+    words: str
+    """What it is, in a sentence."""
+    config: str
+    """``module:class`` of its configuration, a dataclass with ``seed`` among its fields."""
+    learner: str
+    """``module:class`` of the learner."""
+    build: Callable[[Any, Sources, Any], Learner]
+    """Makes one, given the class, the sources and the configuration."""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Values of the configuration that make this method what it is."""
+
+
+def _in_imagination(window: str) -> Callable[[Any, Sources, Any], Learner]:
+    """For learners that start from recorded contexts and refresh the local model on recordings.
+
+    Args:
+        window: Attribute of the configuration: transitions in a window of the recordings.
+    """
+
+    def build(kind: Any, sources: Sources, config: Any) -> Learner:
+        from fog_world_model.context_bank import ContextBank
+        from fog_world_model.data.windows import WindowSampler
+        from fog_world_model.training.processes import device_of
+        from fog_world_model.training.train_world_models import load_global, load_local
+
+        store = sources.store
+        global_model, _ = load_global(sources.global_model, store.task)
+        local_model, _ = load_local(sources.local_model, store.task)
+        contexts = ContextBank.load(
+            store,
+            length=max(config.context, global_model.context_frames),
+            count=config.contexts,
+            seed=config.seed,
+            device=device_of(config.device),
+        )
+        length = getattr(config, window) + 1
+        recordings = WindowSampler(store, length=length, seed=config.seed + 1)
+        learner: Learner = kind(global_model, local_model, contexts, recordings, config)
+        return learner
+
+    return build
+
+
+METHODS: dict[str, Method] = {
+    "fog": Method(
+        "FoG",
+        "decoupled first-order gradients: forward in the global model, backward in the local one",
+        "fog_policy.fog_config:FogConfig",
+        "fog_policy.fog_trainer:FogTrainer",
+        _in_imagination("refresh_window"),
+    ),
+    "ppo": Method(
+        "PPO",
+        "rsl_rl's PPO in the same imagined environments, with the same networks and features",
+        "fog_policy.ppo_config:PpoConfig",
+        "fog_policy.ppo_baseline:PpoLearner",
+        _in_imagination("segment"),
+    ),
+    "local": Method(
+        "no diffusion",
+        "the same first-order update in the local model alone",
+        "fog_policy.fog_config:FogConfig",
+        "fog_policy.fog_trainer:FogTrainer",
+        _in_imagination("refresh_window"),
+        {"local_share": 1.0},
+    ),
+}
+"""Name on the command line -> method."""
+
+
+def configuration(
+    name: str, options: Sequence[str], *, seed: int, device: str = "auto", threads: int = 0
+) -> Any:
+    """The configuration of a method.
+
+    Args:
+        name: Of the method.
+        options: ``METHOD.FIELD=VALUE``; those of other methods are passed over.
+        seed: Of weights, contexts and noise.
+        device: Where it learns.
+        threads: CPU threads; 0: torch's own choice.
+
+    Raises:
+        FogError: The method, the field or the value is not known.
+    """
+    method = _method(name)
+    kind = _find(name, method.config)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    common = {"seed": seed, "device": device, "threads": threads}
+    values = {**method.settings, **{k: v for k, v in common.items() if k in fields}}
+    for option in options:
+        target, value = _split(option)
+        owner, _, field = target.partition(".")
+        if owner not in METHODS:
+            raise FogError(f"--options {option}: no method {owner!r}; {_known()}")
+        if owner != name:
+            continue
+        if field not in fields or field in common:
+            free = [f for f in fields if f not in common]
+            raise FogError(
+                f"--options {option}: {owner} has no setting {field!r}; known are {', '.join(free)}"
+            )
+        values[field] = _read(option, value, hints[field])
+    return kind(**values)
+
+
+def make_learner(name: str, sources: Sources, config: Any) -> Made:
+    """A learner that has learned nothing yet, and the manifest of its checkpoints.
+
+    Raises:
+        FogError: The method is not known, or its sources do not fit.
+    """
+    method, store = _method(name), sources.store
+    learner = method.build(_find(name, method.learner), sources, config)
+    made_from = {
+        kind: open_checkpoint(path, kind, store.task).manifest
+        for kind, path in (("global", sources.global_model), ("local", sources.local_model))
+    }
+    return learner, {
+        "kind": "policy",
+        "method": name,
+        "task": store.task.to_dict(),
+        "task_hash": store.task.hash,
+        "data_hash": store.data_hash,
+        "normalisation": made_from["local"]["normalisation"],
+        "config": dataclasses.asdict(config),
+        "made_from": {
+            **{k: {key: m.get(key) for key in _ORIGIN} for k, m in made_from.items()},
+            "transitions": store.transitions,
+        },
+    }
+
+
+def require_methods(names: Sequence[str]) -> None:
+    """Check names of methods before anything is done.
+
+    Raises:
+        FogError: One is not known, is given twice, or none is given.
+    """
+    if not names or len(set(names)) != len(names):
+        raise FogError(f"--methods {','.join(names)}: give each method once; {_known()}")
+    for name in names:
+        method = _method(name)
+        _find(name, method.config)
+        _find(name, method.learner)
+
+
+def _method(name: str) -> Method:
+    if name not in METHODS:
+        raise FogError(f"method {name!r}: {_known()}")
+    return METHODS[name]
+
+
+def _known() -> str:
+    return f"known are {', '.join(METHODS)}"
+
+
+def _find(name: str, place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise FogError(
+            f"method {name!r} cannot be used here: {error}. Install what it needs (make setup), or "
+            "leave it out of --methods"
+        ) from error
+
+
+def _split(option: str) -> tuple[str, str]:
+    target, equals, value = option.partition("=")
+    if not equals or "." not in target:
+        raise FogError(f"--options {option}: expected METHOD.SETTING=VALUE, as fog.horizon=32")
+    return target.strip(), value.strip()
+
+
+def _read(option: str, text: str, kind: Any) -> Any:
+    """A value of the type that a setting has."""
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        if text.lower() == "none":
+            return None
+        kind = next(a for a in typing.get_args(kind) if a is not type(None))
+    try:
+        if choices:
+            return {str(c): c for c in choices}[text]
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text)
+    except (KeyError, TypeError, ValueError) as error:
+        wanted = ", ".join(map(str, choices)) or getattr(kind, "__name__", str(kind))
+        raise FogError(f"--options {option}: {text!r} is no value for it; expected {wanted}") from (
+            error
+        )
