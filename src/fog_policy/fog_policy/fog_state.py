@@ -8,59 +8,56 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fog_policy.imagined_buffer import PIECE
+from fog_policy.learner_state import (
+    contexts_state,
+    environment_tensors,
+    fitting_state,
+    load_contexts,
+    load_environment,
+    load_optimiser,
+    optimiser_tensors,
+)
 from fog_world_model.errors import FogError
-from fog_world_model.global_model.global_model import WorldState
 from fog_world_model.local_model.rssm import LatentState
 from fog_world_model.training import random_state
 
 if TYPE_CHECKING:
     from fog_policy.fog_trainer import FogTrainer
 
-_WORLD = ("frames", "actions", "proprioception", "recurrent")
-
 
 def capture(trainer: FogTrainer) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
     """Tensors by file and name, and JSON values.
 
     ``actor``, ``critic``, ``target`` and ``local`` are networks, ``training`` holds optimisers,
-    generators and environments, and ``buffer_...`` the imagined trajectories.
+    generators and environments, ``refresh`` and ``buffer_...`` are of the local model's refreshing.
     """
+    drawn, contexts = contexts_state(trainer.contexts)
+    state = trainer.phase.state
     rest: dict[str, Tensor] = {
         "log_temperature": trainer.log_temperature,
         "noise": trainer.noise.get_state(),
+        "state.deterministic": state.deterministic,
+        "state.stochastic": state.stochastic,
+        **drawn,
         **random_state.capture(trainer.device),
     }
     for name, optimiser in trainer.optimisers.items():
-        for number, slot in optimiser.state_dict()["state"].items():
-            for key, value in slot.items():
-                rest[f"optimiser.{name}.{number}.{key}"] = torch.as_tensor(value)
-    drawn: Any = trainer.contexts.generator_state
+        rest |= optimiser_tensors(optimiser, name)
+    rest |= {f"alone.{name}": value for name, value in trainer.alone.snapshot().items()}
     values: dict[str, Any] = {
         "updates": trainer.updates,
         "progress": trainer.progress,
         "precision": trainer.precision,
         "phase": "global" if trainer.in_global else "local",
-        "steps": {"global": trainer.env.steps, "local": trainer.alone.steps},
+        "local_steps": trainer.alone.steps,
         "clipped": trainer.clipped,
-        "recordings": trainer.recordings.generator_state,
-        "contexts": None if isinstance(drawn, Tensor) else drawn,
-        "buffer": trainer.buffer.state(),
+        "contexts": contexts,
+        "refresh": trainer.refresh.values(),
         "health": trainer.health.state(),
     }
-    if isinstance(drawn, Tensor):
-        rest["contexts"] = drawn
     if trainer.in_global:
-        world, age, _, generator, _, oldest = trainer.env.snapshot()
-        assert isinstance(world, WorldState)
-        assert isinstance(age, Tensor)
-        assert isinstance(generator, Tensor)
-        rest |= {f"env.{name}": getattr(world, name) for name in _WORLD}
-        rest |= {"env.age": age, "env.generator": generator}
-        values["oldest"] = oldest
-    rest |= {f"alone.{name}": value for name, value in trainer.alone.snapshot().items()}
-    state = trainer.phase.state
-    rest |= {"state.deterministic": state.deterministic, "state.stochastic": state.stochastic}
+        tensors, values["environment"] = environment_tensors(trainer.env)
+        rest |= tensors
     files: dict[str, Mapping[str, Tensor]] = {
         "actor": trainer.actor.state_dict(),
         "critic": trainer.critic.state_dict(),
@@ -68,7 +65,7 @@ def capture(trainer: FogTrainer) -> tuple[dict[str, Mapping[str, Tensor]], dict[
         "local": trainer.local_model.state_dict(),
         "training": rest,
     }
-    return files | trainer.buffer.pieces(), values
+    return files | trainer.refresh.tensors(), values
 
 
 def restore(
@@ -84,17 +81,8 @@ def restore(
             f"the run imagined in precision {made}, here it is {trainer.precision}; give the one "
             "that it was made with, or train anew in another folder"
         )
-    try:
+    with fitting_state():
         _restore(trainer, tensors, values)
-    except KeyError as error:
-        raise FogError(
-            f"the state of the training has no {error} (an earlier version made it, or not all of "
-            "it is there); train anew in another folder"
-        ) from error
-    except RuntimeError as error:  # what torch says of shapes
-        raise FogError(
-            f"the state of the training does not fit: {error}; train anew in another folder"
-        ) from error
 
 
 def _restore(
@@ -112,34 +100,21 @@ def _restore(
     with torch.no_grad():
         trainer.log_temperature.copy_(rest["log_temperature"])
     for name, optimiser in trainer.optimisers.items():
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in rest.items():
-            if key.startswith(f"optimiser.{name}."):
-                number, field = key.removeprefix(f"optimiser.{name}.").split(".")
-                slots.setdefault(int(number), {})[field] = value
-        content = optimiser.state_dict()
-        optimiser.load_state_dict({**content, "state": slots})
+        load_optimiser(optimiser, name, rest)
     trainer.updates, trainer.progress = int(values["updates"]), float(values["progress"])
     trainer.clipped = [int(n) for n in values["clipped"]]
-    trainer.recordings.generator_state = values["recordings"]
-    pieces = {name: piece for name, piece in tensors.items() if name.startswith(PIECE)}
-    trainer.buffer.load(pieces, values["buffer"], device)
+    trainer.refresh.load(tensors, values["refresh"])
     trainer.health.load(values["health"])
     if values["phase"] == "global":
         trainer.enter_global()  # which starts environments; they are then put where they were
-        world = WorldState(*(rest[f"env.{name}"].to(device) for name in _WORLD))
-        drawn = trainer.contexts.generator_state
-        generator, age = rest["env.generator"].cpu(), rest["env.age"].to(device)
-        trainer.env.restore((world, age, 0, generator, drawn, int(values["oldest"])))
+        load_environment(trainer.env, trainer.contexts, rest, values["environment"])
     trainer.alone.restore(
         {name.removeprefix("alone."): v for name, v in rest.items() if name.startswith("alone.")}
     )
+    trainer.alone.steps = int(values["local_steps"])
     trainer.phase.state = LatentState(
         rest["state.deterministic"].to(device), rest["state.stochastic"].to(device)
     )
-    trainer.env.steps, trainer.alone.steps = (int(values["steps"][k]) for k in ("global", "local"))
-    trainer.contexts.generator_state = (
-        rest["contexts"].cpu() if values["contexts"] is None else values["contexts"]
-    )
+    load_contexts(trainer.contexts, rest, values["contexts"])
     trainer.noise.set_state(rest["noise"].cpu())
     random_state.restore(rest, device)  # last: what came before may have drawn

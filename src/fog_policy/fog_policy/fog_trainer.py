@@ -19,7 +19,8 @@ from fog_policy.decoupled_gradient import Rollout, objective, rollout, soft_bonu
 from fog_policy.fog_config import FogConfig
 from fog_policy.gradient_check import GradientCheck, check_gradient
 from fog_policy.health import HealthMonitor, prediction_errors, reward_uncertainty
-from fog_policy.imagined_buffer import ImaginedBuffer, joined
+from fog_policy.imagined_buffer import ImaginedBuffer
+from fog_policy.local_refresh import LocalRefresh
 from fog_policy.local_world import LatentWorld, LocalAlone
 from fog_policy.rollout_faults import require_finite
 from fog_world_model.data.windows import WindowSampler
@@ -33,7 +34,7 @@ from fog_world_model.training.processes import device_of
 
 __all__ = ["FogConfig", "FogTrainer"]
 
-_RATES = {"actor": "actor_rate", "critic": "critic_rate", "local": "refresh_rate"}
+_RATES = {"actor": "actor_rate", "critic": "critic_rate"}
 """Which setting is the learning rate of which network."""
 
 
@@ -79,10 +80,11 @@ class FogTrainer:
         self.config = config
         self.device = device_of(config.device)
         self.precision = resolved_precision(config.precision, self.device)
-        self.local_model = copy.deepcopy(local_model).to(self.device).requires_grad_(True)
+        # The path of the gradient; it is only learned itself while it is refreshed.
+        self.local_model = copy.deepcopy(local_model).to(self.device).requires_grad_(False)
         if config.sampling_steps:
             global_model.with_sampling_steps(config.sampling_steps)
-        self.contexts, self.recordings = contexts, recordings
+        self.contexts = contexts
         self.env = ImaginedEnv(
             global_model.to(self.device),
             contexts,
@@ -110,11 +112,18 @@ class FogTrainer:
         self.optimisers = {
             "actor": torch.optim.Adam(self.actor.parameters(), lr=config.actor_rate),
             "critic": torch.optim.Adam(self.critic.parameters(), lr=config.critic_rate),
-            "local": torch.optim.Adam(self.local_model.parameters(), lr=config.refresh_rate),
             "temperature": torch.optim.Adam([self.log_temperature], lr=config.temperature_rate),
         }
         window = config.refresh_window
         self.buffer = ImaginedBuffer(config.buffer_steps // window, window, seed=config.seed)
+        self.refresh = LocalRefresh(
+            self.local_model,
+            recordings,
+            self.buffer,
+            batch=config.refresh_batch,
+            rate=config.refresh_rate,
+            gradient_clip=config.gradient_clip,
+        )
         self.noise = torch.Generator(device=self.device).manual_seed(config.seed)
         self.health = HealthMonitor()
         self.updates, self.progress = 0, 0.0
@@ -176,8 +185,6 @@ class FogTrainer:
         self._restart_due()
         phase = self.phase
         first = self.env.observation if self.in_global else None
-        # The local model is the path of the gradient here, not what is being fitted.
-        self.local_model.requires_grad_(False)
         shape = (config.horizon_at(self.progress), config.environments,
                  self.actor.config.action_size)  # fmt: skip
         noise = torch.randn(shape, generator=self.noise, device=self.device)
@@ -206,8 +213,9 @@ class FogTrainer:
             "horizon": float(len(noise)),
         }
         phase.state = flow.state
-        if first is not None:
-            self._refresh_local(*first, flow, log)
+        if first is not None and config.refresh_steps:
+            self.buffer.add(*first, flow)
+            log |= self.refresh.fit(config.refresh_steps, update=self.updates)
         self.updates += 1
         self.clipped = [self.clipped[0] + int(log["clipped"]), self.clipped[1] + 1]
         if self.in_global and config.check_every and self.updates % config.check_every == 0:
@@ -222,7 +230,6 @@ class FogTrainer:
         """
         if self.coupled is None:
             raise RuntimeError("FogTrainer.check_gradient before FogTrainer.enter_global")
-        self.local_model.requires_grad_(False)
         return check_gradient(
             self.actor,
             self.env,
@@ -314,22 +321,6 @@ class FogTrainer:
             for old, new in zip(self.target.parameters(), self.critic.parameters(), strict=True):
                 old.lerp_(new, config.target_rate)
         return sum(losses) / len(losses)
-
-    def _refresh_local(
-        self, image: Tensor, proprioception: Tensor, flow: Rollout, log: dict[str, float]
-    ) -> None:
-        """Fit the local model to what the policy does now, mixed with the recordings."""
-        if not self.config.refresh_steps:
-            return
-        self.buffer.add(image, proprioception, flow)
-        self.local_model.requires_grad_(True)
-        for _ in range(self.config.refresh_steps if len(self.buffer) else 0):
-            batch = self.config.refresh_batch
-            imagined = self.buffer.sample(batch)
-            recorded = self.recordings.sample(batch, self.device)
-            losses = self.local_model.loss(joined(imagined, recorded))
-            self._descend("local", self.local_model, losses["total"])
-            log["local_loss"] = float(losses["total"].detach())
 
     @torch.no_grad()
     def _reward_error(self, flow: Rollout) -> float:

@@ -169,9 +169,9 @@ def test_a_local_model_that_is_not_finite_stops(
 def test_errors_name_the_setting(make_trainer: Make, tiny_config: FogConfig) -> None:
     made = make_trainer(tiny_config)
     for name, setting in (
-        ("actor", "actor_rate"), ("critic", "critic_rate"), ("local", "refresh_rate"),
+        ("actor", "actor_rate"), ("critic", "critic_rate"),
     ):  # fmt: skip
-        module = {"actor": made.actor, "critic": made.critic, "local": made.local_model}[name]
+        module = {"actor": made.actor, "critic": made.critic}[name]
         loss = next(module.parameters()).sum() * float("inf")
         with pytest.raises(
             FogError, match=rf"gradient of the {name} is not finite.*lower {setting}"

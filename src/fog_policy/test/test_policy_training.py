@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fog_policy import policy_training
 from fog_policy.actor_critic import Actor
 from fog_policy.fog_config import FogConfig
 from fog_policy.fog_trainer import FogTrainer
@@ -49,7 +51,7 @@ def same(
     left: Mapping[str, Mapping[str, Tensor]], right: Mapping[str, Mapping[str, Tensor]]
 ) -> bool:
     """Bit for bit, and something of everything."""
-    assert {"actor", "critic", "target", "local", "training"} <= set(left)
+    assert {"actor", "critic", "target", "local", "training", "refresh"} <= set(left)
     return {k: set(v) for k, v in left.items()} == {k: set(v) for k, v in right.items()} and all(
         torch.equal(tensor, right[file][name])
         for file, content in left.items()
@@ -144,10 +146,10 @@ def test_a_killed_run_goes_on_bit_for_bit(
     arguments = [sys.executable, "-c", script, str(tiny_store.path), str(models), str(killed)]
     with subprocess.Popen(arguments, stderr=subprocess.DEVNULL) as process:
         try:
-            until = time.monotonic() + 50
+            until = time.monotonic() + 100
             while time.monotonic() < until and process.poll() is None:
                 try:
-                    if open_checkpoint(killed, "policy").manifest["updates"] >= 7:
+                    if open_checkpoint(killed, "policy").manifest["updates"] >= 3:
                         break
                 except FogError:
                     time.sleep(0.02)
@@ -155,9 +157,9 @@ def test_a_killed_run_goes_on_bit_for_bit(
             process.kill()
     assert process.returncode == -signal.SIGKILL
     updates = int(open_checkpoint(killed, "policy").manifest["updates"])
-    assert updates >= 7
-    train(killed, loop(updates + 4), resume=True)
-    train(tmp_path / "whole", loop(updates + 4), resume=False)
+    assert updates >= 3
+    train(killed, loop(updates + 3), resume=True)
+    train(tmp_path / "whole", loop(updates + 3), resume=False)
     assert same(files(tmp_path / "whole"), files(killed))
 
 
@@ -197,20 +199,33 @@ def test_runs_end_where_they_are_told(
 
 
 def test_time_spent_watching_is_not_counted(
-    tmp_path: Path, make_trainer: Make, tiny_config: FogConfig, manifest: dict[str, Any]
+    tmp_path: Path,
+    make_trainer: Make,
+    tiny_config: FogConfig,
+    manifest: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen = []
+    """An update takes 1 s, watching 100 s, by a clock that only they move."""
+    now, made, seen = [1000.0], make_trainer(tiny_config), []
+    monkeypatch.setattr(policy_training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    update = made.update
+
+    def timed() -> dict[str, float]:
+        now[0] += 1.0
+        return update()
 
     def watch(row: dict[str, float]) -> None:
-        seen.append(row["update"])
-        time.sleep(0.4)
+        now[0] += 100.0
+        seen.append((row["update"], row["seconds"]))
 
-    result = train_learner(
-        make_trainer(tiny_config), loop(5), tmp_path / "policy", manifest, watch=watch
-    )
-    assert seen == [1, 2, 3, 4, 5]
-    assert result.seconds == pytest.approx(result.curve[-1]["seconds"], abs=1.0)
-    assert result.curve[-1]["seconds"] - result.curve[0]["seconds"] < 4 * 0.4
+    made.update = timed  # type: ignore[method-assign]
+    settings = PolicyLoopConfig(time_budget_s=5.0)
+    result = train_learner(made, settings, tmp_path / "policy", manifest, watch=watch)
+    assert seen == [(i, float(i)) for i in range(1, 6)]
+    assert result.seconds == 5.0
+    more = PolicyLoopConfig(time_budget_s=7.0)
+    result = train_learner(made, more, tmp_path / "policy", manifest, resume=True, watch=watch)
+    assert seen[5:] == [(6, 6.0), (7, 7.0)]
 
 
 def test_the_horizon_follows_the_updates_or_else_the_time() -> None:
@@ -263,8 +278,8 @@ def test_a_checkpoint_of_another_version_is_refused(
 
     with pytest.raises(FogError, match=r"has no learner, files: an earlier version made it"):
         resume({k: v for k, v in whole.items() if k not in ("learner", "files")})
-    missing = {k: v for k, v in whole["learner"].items() if k != "recordings"}
-    with pytest.raises(FogError, match=r"policy: the state of the training has no 'recordings'"):
+    missing = {k: v for k, v in whole["learner"].items() if k != "refresh"}
+    with pytest.raises(FogError, match=r"policy: the state of the training has no 'refresh'"):
         resume({**whole, "learner": missing})
     with pytest.raises(FogError, match=r"imagined in precision bfloat16, here it is float32"):
         resume({**whole, "learner": {**whole["learner"], "precision": "bfloat16"}},

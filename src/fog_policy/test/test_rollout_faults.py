@@ -58,7 +58,7 @@ def test_of_the_global_model(
         ("prior", "the local model's next state is not finite at step 0 .* lower refresh_rate"),
         ("target", "the critic's value of the last states is not finite; lower critic_rate"),
         ("critic", "the gradient of the critic is not finite .*; lower critic_rate"),
-        ("decoder", "the gradient of the local is not finite .*; lower refresh_rate"),
+        ("decoder", "the gradient of the local model is not finite .*; lower refresh_rate"),
         ("temperature", "the temperature of the entropy is not finite; lower temperature_rate"),
     ],
 )
