@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fog_policy.actor_critic import Actor, ActorCriticConfig, Critic
-from fog_policy.decoupled_gradient import Rollout, objective, rollout
+from fog_policy.decoupled_gradient import Rollout, objective, rollout, soft_bonus
 from fog_policy.local_world import LatentWorld
 from fog_world_model.context_bank import ContextBank
 from fog_world_model.data.windows import Windows
@@ -144,8 +144,10 @@ class Update:
 
     def value(self, flow: Rollout) -> Tensor:
         """What the actor is to raise, a scalar: discounted rewards, bootstrap and entropy."""
-        target = objective(flow, self.critic(flow.next_features[-1]), gamma=GAMMA)
-        return target - TEMPERATURE * flow.log_probs.mean()
+        temperature = flow.log_probs.new_tensor(TEMPERATURE)
+        bonus = soft_bonus(flow.log_probs, temperature, target=-ACTION)
+        bootstrap = self.critic(flow.next_features[-1])
+        return objective(flow, bootstrap, gamma=GAMMA, bonus=bonus)
 
     def gradient(self, flow: Rollout) -> list[Tensor]:
         """Gradient of :meth:`value` with respect to the actor's parameters."""
