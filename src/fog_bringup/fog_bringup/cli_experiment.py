@@ -37,7 +37,7 @@ class Experiment:
     """Evaluations of every run, at equal shares of it, beside one at its beginning."""
     episodes: int = 100
     """Episodes at the end of every run, from fixed start states."""
-    episodes_along: int = 25
+    episodes_along: int = 50
     """Episodes of the evaluations on the way."""
     options: tuple[str, ...] = ()
     """Settings of methods, as fog.horizon=32 ppo.learning_rate=3e-4."""

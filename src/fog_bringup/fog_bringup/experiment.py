@@ -75,7 +75,7 @@ class ExperimentSettings:
     """Imagined samples after which a run ends, if the time does not run out before."""
     evaluations: int = 8
     episodes: int = 100
-    episodes_along: int = 25
+    episodes_along: int = 50
     options: tuple[str, ...] = ()
     """``METHOD.SETTING=VALUE``."""
     store: Path | None = None

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fog_bringup.report_theme import Theme, axes
+from fog_bringup.zero_shot import coverage_figures
 
 Figures = Mapping[str, Any]
 """Content of ``results.json``."""
@@ -97,9 +98,11 @@ def _method(
     unit: float,
     color: str,
 ) -> None:
+    few = min((len(e["max_coverage"]) for r in method["seeds"] for e in r["curve"]), default=0)
     for run in method["seeds"] if len(method["seeds"]) > 1 else ():
         places = [(before + e[measure]) / unit for e in run["curve"]]
-        place.plot(places, [e[key] for e in run["curve"]], color=color, linewidth=0.7, alpha=0.45)
+        values = [coverage_figures(e["max_coverage"][:few])[key] for e in run["curve"]]
+        place.plot(places, values, color=color, linewidth=0.7, alpha=0.45)
     rows = method["curve"]
     if not rows:
         return
@@ -112,6 +115,11 @@ def _method(
     place.plot(
         places, [row[key] for row in rows], "o-", color=color, markersize=3.5, label=method["title"]
     )
+    end = method["pooled"]
+    place.errorbar(
+        places[-1:], [end[key]], yerr=[[end[key] - end[ends[0]]], [end[ends[1]] - end[key]]],
+        fmt="D", color=color, markersize=5, elinewidth=1.2, capsize=2.5,
+    )  # fmt: skip
 
 
 def _baselines(place: Axes, results: Figures, key: str, theme: Theme) -> None:

@@ -53,11 +53,14 @@ class Method:
     """Values of the configuration that make this method what it is."""
 
 
-def _in_imagination(window: str) -> Callable[[Any, Sources, Any], Learner]:
-    """For learners that start from recorded contexts and refresh the local model on recordings.
+def _in_imagination(window: str, *, with_global: bool) -> Callable[[Any, Sources, Any], Learner]:
+    """For learners that start from recorded contexts.
 
     Args:
-        window: Attribute of the configuration: transitions in a window of the recordings.
+        window: Attribute of the configuration: transitions in a window of the recordings, on which
+            the local model is refreshed.
+        with_global: Whether the learner is given the global model. Contexts are as long as that
+            wants them either way, so that all start from the same ones.
     """
 
     def build(kind: Any, sources: Sources, config: Any) -> Learner:
@@ -78,10 +81,20 @@ def _in_imagination(window: str) -> Callable[[Any, Sources, Any], Learner]:
         )
         length = getattr(config, window) + 1
         recordings = WindowSampler(store, length=length, seed=config.seed + 1)
-        learner: Learner = kind(global_model, local_model, contexts, recordings, config)
+        models = (global_model, local_model) if with_global else (local_model,)
+        learner: Learner = kind(*models, contexts, recordings, config)
         return learner
 
     return build
+
+
+def _on_recordings(kind: Any, sources: Sources, config: Any) -> Learner:
+    """For learners that imagine nothing."""
+    from fog_world_model.training.train_world_models import load_local
+
+    local_model, _ = load_local(sources.local_model, sources.store.task)
+    learner: Learner = kind(sources.store, local_model, config)
+    return learner
 
 
 METHODS: dict[str, Method] = {
@@ -90,22 +103,29 @@ METHODS: dict[str, Method] = {
         "decoupled first-order gradients: forward in the global model, backward in the local one",
         "fog_policy.fog_config:FogConfig",
         "fog_policy.fog_trainer:FogTrainer",
-        _in_imagination("refresh_window"),
+        _in_imagination("refresh_window", with_global=True),
     ),
     "ppo": Method(
         "PPO",
         "rsl_rl's PPO in the same imagined environments, with the same networks and features",
         "fog_policy.ppo_config:PpoConfig",
         "fog_policy.ppo_baseline:PpoLearner",
-        _in_imagination("segment"),
+        _in_imagination("segment", with_global=True),
     ),
     "local": Method(
         "no diffusion",
         "the same first-order update in the local model alone",
         "fog_policy.fog_config:FogConfig",
-        "fog_policy.fog_trainer:FogTrainer",
-        _in_imagination("refresh_window"),
-        {"local_share": 1.0},
+        "fog_policy.local_alone:LocalAloneLearner",
+        _in_imagination("refresh_window", with_global=False),
+        {"local_share": 1.0, "refresh_steps": 0, "check_every": 0},
+    ),
+    "bc": Method(
+        "cloning",
+        "behaviour cloning of the best recorded episodes, on the local model's features",
+        "fog_policy.cloning_config:CloningConfig",
+        "fog_policy.behaviour_cloning:BehaviourCloning",
+        _on_recordings,
     ),
 }
 """Name on the command line -> method."""

@@ -47,13 +47,14 @@ SECTIONS = {
 }
 """Anchor -> heading."""
 _BASELINES = {
-    "driver": "scripted driver (knows where the block is)",
+    "driver": "scripted driver",
     "random": "random commands",
     "standing": "standing still",
 }
 _STYLE = """
 .cards { margin-bottom: 1.6rem; }
 img.film { width: 100%; max-width: 760px; }
+main { max-width: 1160px; }
 tbody th { white-space: nowrap; }
 ul.words { padding-left: 1.1rem; } ul.words li { margin: .25rem 0; }
 ul.words .ahead { color: var(--yes); font-weight: 600; }
@@ -162,6 +163,7 @@ def _curves(results: Figures) -> Iterator[str]:
     if not any(method["curve"] for method in results["methods"].values()):
         return
     percent = results["task"]["success_percent"]
+    few = results["evaluation"]["episodes_along"]
     yield from _section(
         "curves",
         picture(
@@ -169,8 +171,9 @@ def _curves(results: Figures) -> Iterator[str]:
                 drawing.curves, results, "mean_max_coverage", "mean maximal coverage"
             ),
             "Two charts of the coverage, over imagined samples and over wall-clock.",
-            "Thin lines are training seeds, thick ones their mean. In the right chart every "
-            "method begins where the world models that it needs were trained.",
+            f"Thin lines are training seeds, thick ones their mean, over the same {few} start "
+            "states all the way; diamonds are the end over all start states. In the right chart "
+            "every method begins when the world models that it needs are trained.",
         ),
         picture(
             functools.partial(
@@ -201,9 +204,10 @@ def _words(results: Figures) -> Iterator[str]:
     yield from _section(
         "words",
         paragraph(
-            f"Mean maximal coverage at {BUDGETS} equal shares of what the shortest run of the two "
-            "used, each method by its last evaluation that the budget pays for (it may be exceeded "
-            f"by {TOLERANCE:.0%}). Ahead or behind: the 95\u00a0% intervals do not overlap."
+            f"Mean maximal coverage at {BUDGETS} equal budgets, over the same start states, each "
+            "method by its last evaluation that the budget pays for (it may be exceeded by "
+            f"{TOLERANCE:.0%}). Ahead or behind: the 95\u00a0% intervals do not overlap. The cost "
+            "of the world models is not in these budgets; it is in the chart."
         ),
         f'<ul class="words">{items}</ul>',
     )
@@ -294,6 +298,7 @@ def _method(results: Figures, text: str) -> Iterator[str]:
             "chosen by them: what counts is the last one."
         ),
         paragraph(
+            "The scripted driver is told where the block is. "
             "Coverage: the greatest share of the goal that the block covered in an episode. Its "
             "intervals draw training seeds and start states with replacement; those of a single "
             "run draw start states alone. Shares of episodes have Wilson's intervals, as if the "

@@ -21,7 +21,7 @@ from fog_bringup.film import film_of
 from fog_bringup.zero_shot import FILMED, ZeroShot, evaluate_policy
 from fog_policy.bundle import export_bundle
 from fog_policy.learner import Learner
-from fog_policy.policy_training import LearnerCheckpoint, Scheduled
+from fog_policy.policy_training import Finishing, LearnerCheckpoint, Scheduled
 from fog_world_model.data.durable import replace_file
 from fog_world_model.data.episodes import Normalisation
 from fog_world_model.errors import FogError
@@ -47,7 +47,7 @@ class RunPlan:
     """Evaluations after the beginning, at equal shares of the run; the last one is its end."""
     episodes: int = 100
     """Episodes at the end."""
-    episodes_along: int = 25
+    episodes_along: int = 50
     """Episodes of every evaluation before: the first ones of those at the end."""
     checkpoint_every_s: float = 120.0
 
@@ -156,6 +156,8 @@ class ExperimentRun:
         plan, saved, shot = self.plan, time.monotonic(), None
         while True:
             done = plan.done(place.seconds, learner.imagined_steps)
+            if isinstance(learner, Finishing) and learner.finished:
+                done = max(done, 1.0)
             before = place.evaluations[-1]["share"] if place.evaluations else None
             if (point := plan.due(done, before)) is not None:
                 if place.evaluations or place.updates:

@@ -50,17 +50,19 @@ def bootstrap_two_level(
     return Interval(float(data.mean()), float(low), float(high))
 
 
-def pooled(evaluations: Sequence[Figures]) -> dict[str, Any]:
+def pooled(evaluations: Sequence[Figures], episodes: int | None = None) -> dict[str, Any]:
     """Figures of several training seeds together.
 
     Args:
-        evaluations: One of each training seed, with its ``max_coverage`` per start state; where
-            the numbers of episodes differ, the start states that all of them have count.
+        evaluations: One of each training seed, with its ``max_coverage`` per start state.
+        episodes: Start states that count, the first ones: evaluations on the way play fewer than
+            the last one, and figures over other start states cannot be compared. None: as many as
+            all of them have.
 
     Returns:
         As :func:`.zero_shot.coverage_figures`, with ``training_seeds``.
     """
-    common = min(len(e["max_coverage"]) for e in evaluations)
+    common = min([len(e["max_coverage"]) for e in evaluations] + ([episodes] if episodes else []))
     rows = np.array([e["max_coverage"][:common] for e in evaluations])
     interval = bootstrap_two_level(rows)
     figures: dict[str, Any] = {"training_seeds": len(rows), "episodes": int(rows.size)}
@@ -84,15 +86,17 @@ def pooled_curve(runs: Sequence[Figures]) -> list[dict[str, Any]]:
 
     Returns:
         One entry for every share of the run at which all were evaluated: ``share``, the mean
-        ``seconds`` and ``imagined_steps``, and pooled figures.
+        ``seconds`` and ``imagined_steps``, and pooled figures. All are over the start states that
+        every evaluation has, so that the end, which plays more, fits to what came before.
     """
+    episodes = min((len(e["max_coverage"]) for run in runs for e in run["curve"]), default=0)
     by_share = [{e["share"]: e for e in run["curve"]} for run in runs]
     shares = set.intersection(*map(set, by_share)) if by_share else set()
     found = []
     for share in sorted(shares):
         rows = [evaluations[share] for evaluations in by_share]
         means = {m: float(np.mean([row[m] for row in rows])) for m in MEASURES}
-        found.append({"share": share, **means, **pooled(rows)})
+        found.append({"share": share, **means, **pooled(rows, episodes)})
     return found
 
 
@@ -107,15 +111,16 @@ def at_budget(curve: Sequence[Figures], measure: str, budget: float) -> Figures 
 
 
 def budgets(mine: Sequence[Figures], other: Sequence[Figures], measure: str) -> list[float]:
-    """Where two methods are compared: even shares of what their shortest run used.
+    """Where two methods are compared: even shares of what there is to compare.
 
     Args:
-        mine: Runs of one method, with a ``curve`` each.
-        other: Runs of the other.
-        measure: ``seconds`` or ``imagined_steps``.
+        mine: Runs of FoG, with a ``curve`` each.
+        other: Runs of the other method.
+        measure: ``seconds``: shares of FoG's shortest run, because a method that has finished
+            before stays what it is. ``imagined_steps``: of the shortest run of both.
     """
-    ends = [run["curve"][-1][measure] for run in (*mine, *other) if run["curve"]]
-    end = min(ends, default=0)
+    runs = mine if measure == "seconds" else (*mine, *other)
+    end = min((run["curve"][-1][measure] for run in runs), default=0)
     return [end * k / BUDGETS for k in range(1, BUDGETS + 1)] if end > 0 else []
 
 
@@ -134,29 +139,34 @@ def comparisons(methods: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Returns:
         One entry for each pair, measure and budget: ``against``, ``measure``, ``budget``, the
-        pooled figures of both as ``fog`` and ``other``, ``verdict`` (of :data:`AHEAD`,
-        :data:`BEHIND`, :data:`OPEN`). Methods that imagine nothing are compared by time alone.
+        pooled figures of both over the same start states as ``fog`` and ``other``, and
+        ``verdict``: :data:`AHEAD`, :data:`BEHIND` or :data:`OPEN`. Methods that imagine nothing
+        are compared by time alone.
     """
     found: list[dict[str, Any]] = []
-    if "fog" not in methods:
-        return found
+    mine = methods["fog"]["seeds"] if "fog" in methods else []
     for name, method in methods.items():
-        for measure in MEASURES:
-            if name == "fog":
-                continue
-            for budget in budgets(methods["fog"]["seeds"], method["seeds"], measure):
-                mine, other = (_at(methods[n]["seeds"], measure, budget) for n in ("fog", name))
-                if mine is not None and other is not None:
-                    found.append(
-                        {
-                            "against": name,
-                            "measure": measure,
-                            "budget": budget,
-                            "fog": mine,
-                            "other": other,
-                            "verdict": verdict(mine, other),
-                        }
-                    )
+        for measure in MEASURES if name != "fog" and mine and method["seeds"] else ():
+            for budget in budgets(mine, method["seeds"], measure):
+                pair = [
+                    [at_budget(run["curve"], measure, budget) for run in runs]
+                    for runs in (mine, method["seeds"])
+                ]
+                sides = [[e for e in side if e is not None] for side in pair]
+                if not all(sides):
+                    continue
+                common = min(len(e["max_coverage"]) for side in sides for e in side)
+                fog, other = (pooled(side, common) for side in sides)
+                found.append(
+                    {
+                        "against": name,
+                        "measure": measure,
+                        "budget": budget,
+                        "fog": fog,
+                        "other": other,
+                        "verdict": verdict(fog, other),
+                    }
+                )
     return found
 
 
@@ -223,19 +233,16 @@ def _level(results: Figures) -> Claim:
 
 
 def _ahead(name: str, words: str, rows: Sequence[Figures]) -> Claim:
-    ahead = sum(row["verdict"] == AHEAD for row in rows)
+    counts = {
+        state: sum(row["verdict"] == state for row in rows) for state in (AHEAD, BEHIND, OPEN)
+    }
+    told = ", ".join(f"{state} at {n}" for state, n in counts.items() if n)
     return Claim(
         f"Ahead of {_name(name)} at every budget of {words}",
-        ahead == len(rows),
-        f"{ahead} of {len(rows)}",
-        " ".join(sentence(row) for row in rows),
+        counts[AHEAD] == len(rows),
+        f"{counts[AHEAD]} of {len(rows)}",
+        f"{told[0].upper()}{told[1:]} of {len(rows)} budgets. {sentence(rows[-1])}",
     )
-
-
-def _at(runs: Sequence[Figures], measure: str, budget: float) -> dict[str, Any] | None:
-    found = [at_budget(run["curve"], measure, budget) for run in runs]
-    there = [e for e in found if e is not None]
-    return pooled(there) if there else None
 
 
 def _name(method: str) -> str:
