@@ -44,8 +44,9 @@ class FogConfig:
     temperature: float = 3e-2
     """Initial weight of the entropy in the reward; it is learned."""
     temperature_rate: float = 3e-2
-    entropy_target: float = -0.5
-    """Entropy per action field, nats, below which the temperature rises; negative."""
+    entropy_target: float = -1.0
+    """Entropy per action field, nats, below which the temperature rises; negative. SAPO has -0.5;
+    the less, the nearer to their bounds actions may stay."""
     sample_prior: bool = False
     """Send the gradient through a sample of the prior instead of its mean."""
     refresh_steps: int = 1

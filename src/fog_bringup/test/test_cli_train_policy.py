@@ -1,0 +1,96 @@
+"""``fog train policy``: what the options become, and what is said of those that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import fog_policy.train_policy
+import fog_world_model.data.episodes
+from fog_bringup.cli import main
+from fog_bringup.cli_train_policy import horizons
+from fog_policy.fog_config import FogConfig
+from fog_policy.policy_training import PolicyLoopConfig
+from fog_world_model.errors import FogError
+
+ARGUMENTS = ["train", "policy", "store", "out", "--global-model", "g", "--local-model", "l"]
+
+
+def test_horizons() -> None:
+    assert horizons("16") == (16, 16)
+    assert horizons(" 16:64 ") == (16, 64)
+    for text in ("0", "16:", ":16", "16:0", "a", "1.5", "16:32:64", "-4"):
+        with pytest.raises(
+            FogError, match=r"^--horizon .*: expected steps, such as 16, or a sched"
+        ):
+            horizons(text)
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What the command calls, in place of a training."""
+    calls: list[tuple[Any, ...]] = []
+
+    def train(*arguments: Any, resume: bool) -> SimpleNamespace:
+        calls.append((*arguments, resume))
+        return SimpleNamespace(updates=3, imagined_steps=48, interrupted=len(calls) > 1)
+
+    monkeypatch.setattr(fog_policy.train_policy, "train_policy", train)
+    monkeypatch.setattr(fog_world_model.data.episodes, "EpisodeStore", lambda path, images: path)
+    return calls
+
+
+def test_defaults_are_those_of_the_settings(
+    called: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(ARGUMENTS) == 0
+    assert called == [
+        (
+            Path("store"), Path("g"), Path("l"), Path("out"), Path("out.bundle"), FogConfig(),
+            PolicyLoopConfig(time_budget_s=360.0), False,
+        )
+    ]  # fmt: skip
+    assert capsys.readouterr().out == "out.bundle: 3 updates, 48 imagined steps\n"
+
+
+def test_options_reach_their_settings_and_an_interrupted_run_says_so(
+    called: list[tuple[Any, ...]],
+) -> None:
+    main(ARGUMENTS)
+    options = {
+        "--environments": 64, "--imagined-episode": 40, "--contexts": 300, "--sampling-steps": 2,
+        "--precision": "float32", "--gamma": 0.99, "--entropy-target": -0.5, "--local-share": 0.25,
+        "--refresh-steps": 2, "--buffer-steps": 5000, "--check-every": 10, "--seed": 4,
+        "--device": "cpu", "--threads": 1,
+    }  # fmt: skip
+    given = [str(part) for pair in options.items() for part in pair]
+    status = main(
+        [*ARGUMENTS, *given, "--horizon", "16:32", "--sample-prior", "--resume", "--max-updates",
+         "7", "--max-imagined-steps", "1000", "--time-budget", "2h", "--checkpoint-every", "5m"]
+    )  # fmt: skip
+    assert status == 130
+    expected = {name.removeprefix("--").replace("-", "_"): v for name, v in options.items()}
+    assert called[1][5] == FogConfig(horizon=16, horizon_end=32, sample_prior=True, **expected)
+    assert called[1][6:] == (PolicyLoopConfig(7200.0, 7, 1000, 300.0), True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--horizon", "x"], "--horizon x: expected steps"),
+        (["--entropy-target", "1"], "entropy_target is 1.0; expected less than 0"),
+        (["--checkpoint-every", "soon"], "--checkpoint-every soon: expected a duration"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_loaded(
+    called: list[tuple[Any, ...]],
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*ARGUMENTS, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert called == []

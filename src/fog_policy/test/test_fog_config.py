@@ -1,0 +1,34 @@
+"""Settings that cannot be are refused where they are made, with their name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fog_policy.fog_config import FogConfig
+from fog_world_model.errors import FogError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"environments": 0}, "environments is 0; expected more than 0"),
+        ({"gamma": 1.01}, "gamma is 1.01; expected 0 to 1"),
+        ({"gamma": float("nan")}, "gamma is nan; expected"),
+        ({"horizon_end": -1}, "horizon_end is -1; expected 0 or more"),
+        ({"local_share": 2.0}, "local_share is 2.0; expected 0 to 1"),
+        ({"entropy_target": 0.0}, "entropy_target is 0.0; expected less than 0"),
+        ({"precision": "half"}, "precision half: expected auto, float32 or bfloat16"),
+        ({"check_directions": 0}, "check_directions is 0; expected more than 0"),
+    ],
+)
+def test_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(FogError) as failure:
+        FogConfig(**changes)
+    assert str(failure.value).startswith(message)
+
+
+def test_defaults_are_what_the_loop_can_use() -> None:
+    config = FogConfig()
+    assert config.horizon_at(0.0) == config.horizon_at(1.0) == config.refresh_window == 16
