@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -14,7 +15,14 @@ from fog_bringup.training_options import Training, seconds
 from fog_policy.fog_config import FogConfig
 from fog_world_model.errors import FogError
 
+if TYPE_CHECKING:
+    from fog_policy.policy_training import PolicyLoopConfig, PolicyResult
+
 _DEFAULT = FogConfig()
+_OF_FOG = ("environments", "horizon", "imagined_episode", "contexts", "sampling_steps", "precision",
+           "gamma", "entropy_target", "sample_prior", "local_share", "refresh_steps",
+           "buffer_steps", "check_every")  # fmt: skip
+"""Options that set something of the decoupled update."""
 
 
 def horizons(text: str) -> tuple[int, int]:
@@ -31,7 +39,7 @@ def horizons(text: str) -> tuple[int, int]:
 
 @dataclass
 class TrainPolicy(Training):
-    """Train a policy inside the world models by decoupled first-order gradients.
+    """Train a policy inside the world models by decoupled first-order gradients, or by a baseline.
 
     Curves go to OUTPUT.tensorboard. What the checks of health find out is part of them; a local
     model that is no guide, and a policy that exploits the global model, are said in words.
@@ -45,6 +53,12 @@ class TrainPolicy(Training):
     """Checkpoint of the global model."""
     local_model: Path = tyro.MISSING
     """Checkpoint of the local model."""
+    method: Literal["fog", "ppo", "local", "bc"] = "fog"
+    """How it learns: fog; or a baseline: PPO, the local model alone, behaviour cloning. The
+    settings from --environments to --check-every are fog's."""
+    options: tuple[str, ...] = ()
+    """Settings of a baseline, METHOD.SETTING=VALUE each, such as ppo.horizon=64, as in 'fog
+    experiment'."""
     environments: int = _DEFAULT.environments
     """Imagined environments (N)."""
     horizon: str = str(_DEFAULT.horizon)
@@ -83,8 +97,48 @@ class TrainPolicy(Training):
 
     def run(self) -> int:
         """Train, and export the bundle."""
+        from fog_policy.policy_training import PolicyLoopConfig
+        from fog_policy.train_policy import train_policy
+        from fog_world_model.data.episodes import EpisodeStore
+
+        loop = PolicyLoopConfig(
+            time_budget_s=seconds(self.time_budget),
+            max_updates=self.max_updates,
+            max_imagined_steps=self.max_imagined_steps,
+            checkpoint_every_s=seconds(self.checkpoint_every, "--checkpoint-every"),
+        )
+        bundle = self.output.with_name(self.output.name + ".bundle")
+        if self.method == "fog":
+            config = self._config()
+            store = EpisodeStore(self.store, images=self.images)
+            result = train_policy(
+                store,
+                self.global_model,
+                self.local_model,
+                self.output,
+                bundle,
+                config,
+                loop,
+                resume=self.resume,
+            )
+        else:
+            result = self._train_baseline(loop, bundle)
+        print(f"{bundle}: {result.updates} updates, {result.imagined_steps} imagined steps")
+        return 130 if result.interrupted else 0
+
+    def _config(self) -> FogConfig:
+        """The settings of fog.
+
+        Raises:
+            FogError: One cannot be, or settings of a baseline are given.
+        """
+        if self.options:
+            raise FogError(
+                f"--options {self.options[0]}: settings of a baseline; fog has an option for each "
+                "of its own, or choose another --method"
+            )
         first, last = horizons(self.horizon)
-        config = FogConfig(
+        return FogConfig(
             environments=self.environments,
             horizon=first,
             horizon_end=last if last != first else 0,
@@ -103,27 +157,38 @@ class TrainPolicy(Training):
             device=self.device,
             threads=self.threads,
         )
-        budget = seconds(self.time_budget)
-        every = seconds(self.checkpoint_every, "--checkpoint-every")
-        from fog_policy.policy_training import PolicyLoopConfig
-        from fog_policy.train_policy import train_policy
+
+    def _train_baseline(self, loop: PolicyLoopConfig, bundle: Path) -> PolicyResult:
+        """Train by another method, and export the bundle.
+
+        Raises:
+            FogError: A setting is not the method's, an artefact does not fit, or training cannot
+                go on.
+        """
+        from fog_bringup.experiment_methods import Sources, configuration, make_learner
+        from fog_policy.bundle import export_bundle
+        from fog_policy.policy_training import train_learner
         from fog_world_model.data.episodes import EpisodeStore
 
-        bundle = self.output.with_name(self.output.name + ".bundle")
-        result = train_policy(
-            EpisodeStore(self.store, images=self.images),
-            self.global_model,
-            self.local_model,
-            self.output,
-            bundle,
-            config,
-            PolicyLoopConfig(
-                time_budget_s=budget,
-                max_updates=self.max_updates,
-                max_imagined_steps=self.max_imagined_steps,
-                checkpoint_every_s=every,
-            ),
-            resume=self.resume,
+        defaults = {f.name: f.default for f in dataclasses.fields(type(self))}
+        for name in _OF_FOG:
+            if (value := getattr(self, name)) != defaults[name]:
+                raise FogError(
+                    f"--{name.replace('_', '-')} {value}: a setting of fog; --method {self.method} "
+                    f"is given its own as --options {self.method}.{name}=VALUE, if it has that one"
+                )
+        for option in self.options:
+            if not option.startswith(f"{self.method}."):
+                raise FogError(
+                    f"--options {option}: expected {self.method}.SETTING=VALUE, for that is the "
+                    "--method"
+                )
+        config = configuration(
+            self.method, self.options, seed=self.seed, device=self.device, threads=self.threads
         )
-        print(f"{bundle}: {result.updates} updates, {result.imagined_steps} imagined steps")
-        return 130 if result.interrupted else 0
+        store = EpisodeStore(self.store, images=self.images)
+        sources = Sources(store, self.global_model, self.local_model)
+        learner, manifest = make_learner(self.method, sources, config)
+        result = train_learner(learner, loop, self.output, manifest, resume=self.resume)
+        export_bundle(self.output, bundle)
+        return result

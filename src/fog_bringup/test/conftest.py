@@ -82,7 +82,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     return make_store(tmp_path_factory.mktemp("store") / "made_up")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def store_of() -> Callable[..., EpisodeStore]:
     """Make a store: path, lengths of the episodes, entries of the report."""
     return make_store

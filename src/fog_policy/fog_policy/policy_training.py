@@ -75,6 +75,15 @@ class Scheduled(Protocol):
     progress: float
 
 
+@runtime_checkable
+class Finishing(Protocol):
+    """A learner that can come to an end of its own, before its time is over."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether further updates would change nothing."""
+
+
 class LearnerCheckpoint:
     """The checkpoint of a learner in a folder: saved again and again, and gone on from.
 
@@ -221,6 +230,8 @@ def train_learner(
         while not stopped():
             steps = learner.imagined_steps
             if (done := config.done(updates, steps, seconds())) >= 1:
+                break
+            if isinstance(learner, Finishing) and learner.finished:
                 break
             if updates == first:
                 show(min(done, 0.999), f"update {updates}")

@@ -1,0 +1,98 @@
+"""``fog train policy --method``: the baselines by the same command, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fog_bringup.cli import main
+from fog_policy.bundle import load_bundle
+from fog_world_model.data.episodes import EpisodeStore
+from fog_world_model.training.checkpoint import open_checkpoint
+
+SMALL = {
+    "ppo": ["ppo.environments=4", "ppo.horizon=8", "ppo.segment=4", "ppo.refresh_batch=2"],
+    "local": ["local.environments=4", "local.horizon=4"],
+    "bc": ["bc.share=1", "bc.rank=final"],
+}
+
+
+@pytest.fixture(scope="module")
+def long_store(
+    store_of: Callable[..., EpisodeStore], tmp_path_factory: pytest.TempPathFactory
+) -> EpisodeStore:
+    """Episodes that are long enough for the windows that models are trained on."""
+    return store_of(tmp_path_factory.mktemp("long") / "store", lengths=[40] * 5)
+
+
+@pytest.fixture(scope="module")
+def models(long_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """World models that have seen one batch, as options."""
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("global", "local"):
+        few = ["--preset", "tiny", "--batch-size", "2", "--device", "cpu", "--max-steps", "1"]
+        assert main(["train", kind, str(long_store.path), str(folder / kind), *few]) == 0
+    return ["--global-model", str(folder / "global"), "--local-model", str(folder / "local"),
+            "--device", "cpu"]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_a_baseline_is_trained_and_gone_on_with(
+    method: str,
+    long_store: EpisodeStore,
+    models: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "policy"
+    command = ["train", "policy", str(long_store.path), str(output), *models,
+               "--method", method, "--options", *SMALL[method]]  # fmt: skip
+    assert main([*command, "--max-updates", "1"]) == 0
+    assert main([*command, "--max-updates", "2", "--resume"]) == 0
+    assert f"{output}.bundle: 2 updates" in capsys.readouterr().out
+    found = open_checkpoint(output, "policy", long_store.task).manifest
+    assert found["method"] == method
+    assert [row["update"] for row in found["curve"]] == [1, 2]
+    bundle = load_bundle(f"{output}.bundle", long_store.task)
+    assert bundle.manifest["method"] == method
+    bundle.controller()
+    # A setting that differs makes it another run.
+    assert main([*command[:-1], f"{method}.seed=1"]) == 2
+    assert main([*command, "--max-updates", "2", "--resume", "--seed", "3"]) == 2
+    assert "config.seed was 0, is 3" in capsys.readouterr().err
+
+
+def test_cloning_ends_by_itself(
+    long_store: EpisodeStore, models: list[str], tmp_path: Path
+) -> None:
+    """Long before the time is over: likelihood on held-out episodes has stopped rising."""
+    command = ["train", "policy", str(long_store.path), str(tmp_path / "policy"), *models]
+    given = ["bc.share=1", "bc.patience=1", "bc.rate=0.3"]
+    assert main([*command, "--method", "bc", "--options", *given, "--time-budget", "2h"]) == 0
+    curve = open_checkpoint(tmp_path / "policy", "policy").manifest["curve"]
+    assert [row["finished"] for row in curve] == [0.0] * (len(curve) - 1) + [1.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--method", "ppo", "--gamma", "0.9"], "--gamma 0.9: a setting of fog"),
+        (["--method", "ppo", "--options", "bc.share=1"], "expected ppo.SETTING=VALUE"),
+        (["--method", "bc", "--options", "bc.horizon=3"], "bc has no setting 'horizon'"),
+        (["--options", "ppo.horizon=16"], "settings of a baseline"),
+    ],
+)
+def test_settings_of_another_method_are_refused(
+    options: list[str],
+    said: str,
+    long_store: EpisodeStore,
+    models: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "policy"
+    assert main(["train", "policy", str(long_store.path), str(path), *models, *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not path.exists()
