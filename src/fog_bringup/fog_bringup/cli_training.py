@@ -223,13 +223,14 @@ class EvaluateGlobal:
     """
 
     checkpoint: Positional[Path]
-    """Checkpoint of the global model."""
+    """Checkpoint of the global model, or the name of a shipped world."""
     store: Positional[Path]
-    """Episode store; its held-out episodes are used."""
+    """Episode store, or the name of a shipped world; its held-out episodes are used."""
     compare: tuple[Path, ...] = ()
     """More checkpoints of global models, measured on the same windows."""
     local_model: Annotated[Path | None, tyro.conf.arg(aliases=["--local"])] = None
-    """Checkpoint of a local model: what it foretells alone is a baseline."""
+    """Checkpoint of a local model, or the name of a shipped world: what it foretells alone is a
+    baseline."""
     output: Path | None = None
     """Folder for evaluation.html and evaluation.json; not given: CHECKPOINT.evaluation."""
     horizon: int = 64
@@ -252,6 +253,7 @@ class EvaluateGlobal:
         from fog_bringup.evaluation_page import summary, write_evaluation
         from fog_bringup.progress import progress_bar
         from fog_bringup.report_page import require_writable
+        from fog_bringup.worlds import find_part
         from fog_world_model.data.episodes import EpisodeStore
         from fog_world_model.evaluation.evaluate_global import evaluate_global
         from fog_world_model.evaluation.horizon_errors import EvaluationConfig
@@ -259,19 +261,22 @@ class EvaluateGlobal:
 
         if self.threads:
             torch.set_num_threads(self.threads)
+        checkpoints = [find_part(path, "global") for path in (self.checkpoint, *self.compare)]
+        store = EpisodeStore(find_part(self.store, "episodes"))
+        local = self.local_model and find_part(self.local_model, "local")
         output = self.output or self.checkpoint.with_name(f"{self.checkpoint.name}.evaluation")
         require_writable(output)
         with progress_bar() as report:
             result = evaluate_global(
-                (self.checkpoint, *self.compare),
-                EpisodeStore(self.store),
+                checkpoints,
+                store,
                 EvaluationConfig(
                     horizon=self.horizon,
                     windows=self.windows,
                     batch_size=self.batch_size,
                     seed=self.seed,
                 ),
-                local=self.local_model,
+                local=local,
                 device=device_of(self.device),
                 progress=report,
             )
