@@ -257,11 +257,11 @@ def _measured_peak(update: Update, way: str, share: float) -> float:
     run: Callable[[], object] = getattr(update, way)
     if update.noise.device.type == "cuda":
         place = update.noise.device
-        before = torch.cuda.memory_allocated(place)
+        allocated = torch.cuda.memory_allocated(place)
         run()  # compiles; what that needs for itself is not part of an update
         torch.cuda.reset_peak_memory_stats(place)
         run()
-        return (torch.cuda.max_memory_allocated(place) - before) / MB
+        return (torch.cuda.max_memory_allocated(place) - allocated) / MB
     room = int(share * psutil.virtual_memory().available)
     size = psutil.Process().memory_info().vms
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
