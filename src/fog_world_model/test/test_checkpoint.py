@@ -100,6 +100,35 @@ def test_a_full_disk_keeps_the_older_checkpoint(
     assert content(tmp_path / "c") == before
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_files_that_are_unchanged_are_taken_over(
+    tmp_path: Path, tiny_task: TaskConfig, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """As the same file, or as a copy of it; what is not there is written all the same."""
+
+    def no_links(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", no_links)
+    path = tmp_path / "c"
+    first = {"model": {"w": torch.ones(2)}, "piece_0": {"w": torch.ones(3)}}
+    save_checkpoint(path, first, manifest(tiny_task))
+    inode = (path / "piece_0.safetensors").stat().st_ino
+    second = {
+        "model": {"w": torch.zeros(2)},
+        "piece_0": {"w": torch.full((3,), 7.0)},  # never looked at
+        "piece_1": {"w": torch.full((3,), 2.0)},
+    }
+    save_checkpoint(path, second, manifest(tiny_task), unchanged={"piece_0", "piece_1"})
+    found = open_checkpoint(path, "local")
+    assert found.tensors("model")["w"].tolist() == [0.0, 0.0]
+    assert found.tensors("piece_0")["w"].tolist() == [1.0] * 3
+    assert found.tensors("piece_1")["w"].tolist() == [2.0] * 3
+    assert ((path / "piece_0.safetensors").stat().st_ino == inode) == links
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
 def test_killed_between_the_two_renames(tmp_path: Path, tiny_task: TaskConfig) -> None:
     """The older checkpoint was moved away, the new one not yet in place."""
     saved(tmp_path / "c", tiny_task, 1.0)
