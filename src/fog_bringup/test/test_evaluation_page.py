@@ -203,7 +203,7 @@ def test_nothing_is_half_written(
         (["--windows", "-3"], "--windows -3"),
         (["--compare", "{models}/global0"], "given twice"),
         (["--compare", "{models}/local"], "kind is 'local', expected 'global'"),
-        (["--local", "{models}/nothing"], "nothing: has no manifest.json"),
+        (["--local", "{models}/nothing"], "nothing: no such folder"),
         (["--output", "{models}/local/manifest.json"], "cannot be written"),
     ],
 )
