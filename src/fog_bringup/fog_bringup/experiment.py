@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,9 @@ MAY_CHANGE = (
 """Settings with which an experiment may be continued differently: more methods or more seeds are
 more runs, what is learned depends on the others only by rounding, and of what is given the content
 has to be the same."""
+
+_WRITE_EVERY_S = 60.0
+"""Least time between two pages while there is more to learn."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,7 @@ class Experiment:
         runs = list(self.runs())
         over = sum(run.finished() is not None for _, _, run in runs)
         failures: list[str] = []
+        written = time.monotonic()
         with stop_on_signal() as stopped, progress_bar("experiment") as show:
             for name, seed, run in runs:
                 if run.finished() is not None:
@@ -265,7 +270,9 @@ class Experiment:
                     rf"\[{last['low']:.2f}, {last['high']:.2f}]",
                     soft_wrap=True,
                 )
-                self.write(sources)  # so that there is something to look at from the first run on
+                if time.monotonic() - written > _WRITE_EVERY_S:
+                    self.write(sources)  # so that there is something to look at on the way
+                    written = time.monotonic()
         return failures
 
     def _baselines(self) -> None:
@@ -366,8 +373,8 @@ class Experiment:
 
         wanted = {
             "data_hash": sources.store.data_hash,
-            "global_model": digest(sources.global_model),
-            "local_model": digest(sources.local_model),
+            "global": digest(sources.global_model),
+            "local": digest(sources.local_model),
         }
         self._compare("sources", wanted, self.output / "sources.json")
 

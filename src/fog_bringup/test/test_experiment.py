@@ -1,0 +1,372 @@
+"""``fog experiment``: a tiny one from the command line, and one run with a learner made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import io
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fog_bringup import experiment as module
+from fog_bringup.cli import main
+from fog_bringup.experiment_methods import configuration, require_methods
+from fog_bringup.experiment_run import ExperimentRun, RunPlan
+from fog_bringup.experiment_verdict import interval, success
+from fog_bringup.film import film_of
+from fog_bringup.tasks import find_task
+from fog_bringup.zero_shot import FIRST_SEED, evaluate_policy
+from fog_policy.actor_critic import Actor, ActorCriticConfig
+from fog_policy.bundle import load_bundle
+from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter, Normalisation
+from fog_world_model.errors import FogError
+from fog_world_model.local_model.local_model import PRESETS, LocalModel, LocalModelConfig
+from fog_world_model.task import TaskConfig
+from fog_world_model.training.loop import LoopConfig
+from fog_world_model.training.train_world_models import train_global, train_local
+
+torch.set_num_threads(1)
+METHODS = ("fog", "ppo", "local", "bc")
+SMALL = ["--options", "fog.environments=2", "fog.horizon=4", "fog.check_every=0",
+         "fog.precision=float32", "local.environments=2", "local.horizon=4", "ppo.environments=2",
+         "ppo.horizon=4", "ppo.segment=4", "ppo.minibatches=2", "ppo.precision=float32",
+         "bc.patience=1"]  # fmt: skip
+UNIFORM = Normalisation.from_dict({"mean": [0.25, 0.25], "std": [0.1, 0.1]})
+
+
+@pytest.fixture(scope="module")
+def task() -> TaskConfig:
+    """Push-T in episodes of three steps."""
+    task = find_task("pusht_easy")
+    return dataclasses.replace(task, episode=dataclasses.replace(task.episode, max_steps=3))
+
+
+@pytest.fixture(scope="module")
+def folder(task: TaskConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task file, made-up recordings, and world models that have hardly been trained."""
+    folder = tmp_path_factory.mktemp("experiment")
+    task.save(folder / "task.yaml")
+    generator = np.random.default_rng(0)
+    with EpisodeWriter(folder / "store", task) as writer:
+        for number in range(6):
+            length = 12 + number
+            writer.append(
+                Episode(
+                    image=generator.integers(0, 256, (length, 32, 32, 3), dtype=np.uint8),
+                    proprioception=generator.uniform(0, 0.5, (length, 2)).astype(np.float32),
+                    action=generator.uniform(-1, 1, (length, 2)).astype(np.float32),
+                    reward=generator.uniform(size=length).astype(np.float32),
+                    end=np.zeros(length, bool),
+                    stamp_ns=np.arange(length) * task.period_ns,
+                ),
+                source=f"made_up#{number}",
+            )
+        store = writer.finish(validation_fraction=0.3, report={})
+    loop = LoopConfig(max_steps=1, batch_size=2, device="cpu", threads=1)
+    train_global(store, folder / "global", loop, preset="tiny")
+    train_local(store, folder / "local", loop, preset="tiny", window=5)
+    return folder
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    """Of two evaluations after the first; learning ends after 16 imagined steps, or 1.5 s."""
+    return [
+        "experiment", str(folder / "task.yaml"), "--output", str(folder / "out"),
+        "--store", str(folder / "store"), "--global-model", str(folder / "global"),
+        "--local-model", str(folder / "local"), "--time-budget", "1.5s", "--imagined-steps", "16",
+        "--evaluations", "2", "--episodes", "4", "--episodes-along", "2", "--device", "cpu",
+        "--threads", "1", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def out(folder: Path) -> Path:
+    """The folder of a finished experiment, and what is in it."""
+    assert main(command(folder, "--methods", ",".join(METHODS), "--seeds", "1", *SMALL)) == 0
+    return folder / "out"
+
+
+def read(out: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return content
+
+
+def test_results(out: Path, folder: Path, task: TaskConfig) -> None:
+    results = read(out)
+    assert list(results["methods"]) == list(METHODS)
+    assert results["task"]["success_percent"] == 80
+    for name, method in results["methods"].items():
+        (run,) = method["seeds"]
+        wanted = {"imagined_steps", "seconds", "success_95", "success_80", "mean_max_coverage",
+                  "low", "high", "curve"}  # fmt: skip
+        assert wanted <= set(run)
+        assert run["low"] <= run["mean_max_coverage"] <= run["high"]
+        assert run["mean_max_coverage"] == pytest.approx(np.mean(run["max_coverage"]))
+        assert [len(e["max_coverage"]) for e in run["curve"]][-1] == 4
+        assert all(len(e["max_coverage"]) == 2 for e in run["curve"][:-1])
+        assert (run["curve"][0]["share"], run["curve"][-1]["share"]) == (0.0, 1.0)
+        assert run["imagined_steps"] == 0 if name == "bc" else 8 <= run["imagined_steps"] <= 16
+        # The same start states: nobody has moved the block before the first step.
+        standing = results["baselines"]["standing"]["max_coverage"]
+        assert all(a >= b - 1e-9 for a, b in zip(run["max_coverage"], standing, strict=True))
+        bundle = load_bundle(out / "runs" / f"{name}_0" / "policy.bundle", task)
+        assert bundle.manifest["method"] == name
+        assert not (out / "runs" / f"{name}_0" / "policy").exists()
+    models = results["world_models"]
+    for kind in ("global", "local"):
+        manifest = json.loads((folder / kind / "manifest.json").read_text())
+        assert models[kind]["seconds"] == manifest["seconds"]
+    assert models["data"]["hash"] == EpisodeStore(folder / "store").data_hash
+    assert {c["against"] for c in results["comparisons"]} == {"ppo", "local", "bc"}
+    assert "bc" not in {
+        c["against"] for c in results["comparisons"] if c["measure"] == "imagined_steps"
+    }
+    assert results["machine"]["cores"]
+    assert results["commit"]
+
+
+def test_the_bundle_gives_the_figures_again(out: Path, task: TaskConfig) -> None:
+    controller = load_bundle(out / "runs" / "fog_0" / "policy.bundle").controller()
+    run = read(out)["methods"]["fog"]["seeds"][0]
+    seeds = range(FIRST_SEED, FIRST_SEED + 4)
+    found = evaluate_policy(
+        task, controller._local, controller._actor, controller._normalisation, seeds, robots=1
+    )
+    assert found.max_coverage == pytest.approx(run["max_coverage"], abs=1e-4)
+
+
+def test_the_page_says_what_the_results_say(out: Path) -> None:
+    results, text = read(out), (out / "experiment.html").read_text()
+    assert "<script" not in text
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', text), "it needs nothing but itself"
+    rows = {}
+    for row in re.findall(r"<tr>(.*?)</tr>", text):
+        first, *others = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
+        rows[html.unescape(first)] = [html.unescape(cell) for cell in others]
+    everyone = {m["title"]: m["pooled"] for m in results["methods"].values()}
+    everyone |= {f"{m['title']}, seed 0": m["seeds"][0] for m in results["methods"].values()}
+    everyone["scripted driver"] = results["baselines"]["driver"]
+    for title, figures in everyone.items():
+        assert rows[title][-3:] == [success(figures, 95), success(figures, 80), interval(figures)]
+    run = results["methods"]["fog"]["seeds"][0]
+    assert rows["FoG, seed 0"][:2] == [f"{run['updates']:,}", f"{run['imagined_steps']:,}"]
+    assert text.count('class="film"') == 4 + 3
+    assert html.escape(json.dumps(results["methods"]["fog"]["pooled"]["low"])) in text
+
+
+def test_a_finished_run_is_not_repeated_and_another_seed_is_added(
+    out: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read(out)
+    made: list[tuple[str, int]] = []
+    make = module.make_learner
+
+    def spy(name: str, sources: Any, config: Any) -> Any:
+        made.append((name, config.seed))
+        return make(name, sources, config)
+
+    monkeypatch.setattr(module, "make_learner", spy)
+    assert main(command(folder, "--methods", ",".join(METHODS), "--seeds", "1", *SMALL)) == 0
+    assert made == []
+    again = read(out)
+    assert again["methods"] == before["methods"]
+    assert main(command(folder, "--methods", "bc", "--seeds", "2", *SMALL)) == 0
+    assert made == [("bc", 1)]
+    assert read(out)["methods"]["bc"]["pooled"]["training_seeds"] == 2
+
+
+def test_other_settings_are_refused(
+    out: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = [*command(folder, "--methods", "fog", "--seeds", "1", *SMALL), "fog.gamma=0.9"]
+    changed[changed.index("--episodes") + 1] = "5"
+    assert main(changed) == 2
+    said = capsys.readouterr().err
+    assert "settings.episodes was 4, is 5" in said
+    assert "fog.gamma=0.9" in said
+    other = command(folder, "--methods", "fog", "--seeds", "1", *SMALL)
+    other[other.index("--local-model") + 1] = str(folder / "local2")
+    store = EpisodeStore(folder / "store")
+    loop = LoopConfig(max_steps=2, batch_size=2, device="cpu", threads=1)
+    train_local(store, folder / "local2", loop, preset="tiny", window=5)
+    assert main(other) == 2
+    assert "sources.local was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--methods", "fog,sac"], "method 'sac': known are fog, ppo, local, bc"),
+        (["--methods", "fog,fog"], "give each method once"),
+        (["--methods", "fog", "--options", "fog.gama=1"], "fog has no setting 'gama'; known are"),
+        (
+            ["--methods", "fog", "--options", "fog.horizon=x"],
+            "'x' is no value for it; expected int",
+        ),
+        (
+            ["--methods", "fog", "--options", "fog.precision=half"],
+            "expected auto, float32, bfloat16",
+        ),
+        (["--methods", "fog", "--options", "horizon=3"], "expected METHOD.SETTING=VALUE"),
+        (["--methods", "fog", "--options", "sac.rate=3"], "no method 'sac'"),
+        (["--seeds", "0"], "seeds is 0; expected more than 0"),
+    ],
+)
+def test_bad_options(
+    folder: Path, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(folder, *more)
+    arguments[arguments.index("--output") + 1] = str(tmp_path / "new")
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_options_are_read_by_type() -> None:
+    options = ["fog.horizon=32", "fog.gamma=0.9", "fog.sample_prior=true", "ppo.environments=3"]
+    config = configuration("fog", options, seed=5, device="cpu", threads=1)
+    assert (config.horizon, config.gamma, config.sample_prior) == (32, 0.9, True)
+    assert (config.seed, config.device, config.threads) == (5, "cpu", 1)
+    assert configuration("ppo", options, seed=0).environments == 3
+    assert configuration("local", [], seed=0).local_share == 1.0
+    require_methods(METHODS)
+
+
+class Drifting:
+    """A learner whose actor moves at random, by a generator that is part of its state."""
+
+    def __init__(self, task: TaskConfig, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        sizes = {"height": 32, "width": 32, "action_size": 2, "proprioception_size": 2}
+        self.local_model = LocalModel(LocalModelConfig(**sizes, **PRESETS["tiny"]))
+        self.actor = Actor(ActorCriticConfig(self.local_model.features_size, 2, hidden=8))
+        self.generator = torch.Generator().manual_seed(seed)
+        self.imagined_steps = 0
+        self.progress = 0.0
+        self.seen: list[float] = []
+        self.finished = False
+
+    def update(self) -> dict[str, float]:
+        self.seen.append(self.progress)
+        with torch.no_grad():
+            for value in self.actor.parameters():
+                value.add_(0.5 * torch.randn(value.shape, generator=self.generator))
+        self.imagined_steps += 10
+        return {"reward": float(self.imagined_steps), "nothing": float("nan")}
+
+    def state(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
+        return {
+            "actor": self.actor.state_dict(),
+            "local": self.local_model.state_dict(),
+            "training": {"generator": self.generator.get_state()},
+        }, {"steps": self.imagined_steps}
+
+    def load_state(
+        self, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
+    ) -> None:
+        self.actor.load_state_dict(dict(tensors["actor"]))
+        self.generator.set_state(tensors["training"]["generator"])
+        self.imagined_steps = int(values["steps"])
+
+
+def manifest(task: TaskConfig) -> dict[str, Any]:
+    return {
+        "kind": "policy", "method": "drifting", "task": task.to_dict(), "task_hash": task.hash,
+        "data_hash": "ab", "normalisation": UNIFORM.to_dict(), "config": {"rate": 1},
+        "made_from": {},
+    }  # fmt: skip
+
+
+PLAN = RunPlan(1e6, 100, evaluations=4, episodes=3, episodes_along=2)
+SEEDS = range(FIRST_SEED, FIRST_SEED + 3)
+
+
+def figures(content: dict[str, Any]) -> Any:
+    """What does not depend on how fast the machine is."""
+    rows = [{k: v for k, v in e.items() if k != "seconds"} for e in content["evaluations"]]
+    log = [{k: v for k, v in row.items() if k != "seconds"} for row in content["log"]]
+    return rows, log, content["updates"], content["imagined_steps"]
+
+
+@pytest.fixture(scope="module")
+def whole(task: TaskConfig, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What an uninterrupted run comes to."""
+    run = ExperimentRun(tmp_path_factory.mktemp("run"), task, PLAN, SEEDS)
+    content = run.go(Drifting(task), manifest(task))
+    assert run.finished() == content
+    return figures(content)
+
+
+def test_evaluations_come_when_they_are_due(whole: Any) -> None:
+    evaluations, log, updates, steps = whole
+    # Ten steps an update and a hundred in all: shares of 0, 1/4 (after 3), 1/2, 3/4 (after 8), 1.
+    assert [e["share"] for e in evaluations] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [e["updates"] for e in evaluations] == [0, 3, 5, 8, 10]
+    assert [e["imagined_steps"] for e in evaluations] == [0, 30, 50, 80, 100]
+    assert [e["episodes"] for e in evaluations] == [2, 2, 2, 2, 3]
+    assert (updates, steps) == (10, 100)
+    assert [row["reward"] for row in log] == [10.0 * k for k in range(1, 11)]
+    assert all("nothing" not in row for row in log), "JSON has no NaN"
+
+
+@pytest.mark.parametrize("moment", [0, 1, 4, 9, 13, 20])
+def test_an_interrupted_run_goes_on(
+    task: TaskConfig, tmp_path: Path, whole: Any, moment: int
+) -> None:
+    """Interrupted at the ``moment``-th question, among updates and amid evaluations."""
+    asked = 0
+
+    def stopped() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked - 1 == moment
+
+    run = ExperimentRun(tmp_path, task, PLAN, SEEDS)
+    with pytest.raises(KeyboardInterrupt):
+        run.go(Drifting(task), manifest(task), stopped=stopped)
+    assert run.finished() is None
+    learner = Drifting(task, seed=99)
+    learner.local_model = Drifting(task).local_model  # given, not learned
+    if moment < 3:  # before anything was saved
+        learner = Drifting(task)
+    assert figures(run.go(learner, manifest(task))) == whole
+    assert not (tmp_path / "policy").exists()
+
+
+def test_another_run_is_not_gone_on_with(task: TaskConfig, tmp_path: Path) -> None:
+    run, calls = ExperimentRun(tmp_path, task, PLAN, SEEDS), iter(range(100))
+    with pytest.raises(KeyboardInterrupt):
+        run.go(Drifting(task), manifest(task), stopped=lambda: next(calls) == 6)
+    with pytest.raises(FogError, match=r"config\.rate was 1, is 2"):
+        run.go(Drifting(task), {**manifest(task), "config": {"rate": 2}})
+
+
+def test_schedules_follow_the_run_and_a_learner_may_finish(
+    task: TaskConfig, tmp_path: Path
+) -> None:
+    learner = Drifting(task)
+    ExperimentRun(tmp_path / "a", task, PLAN, SEEDS).go(learner, manifest(task))
+    assert learner.seen == pytest.approx([k / 10 for k in range(10)])
+    done = Drifting(task)
+    done.finished = True
+    content = ExperimentRun(tmp_path / "b", task, PLAN, SEEDS).go(done, manifest(task))
+    assert (content["updates"], [e["share"] for e in content["evaluations"]]) == (0, [1.0])
+
+
+def test_film() -> None:
+    episodes = [np.full((n, 4, 6, 3), 40 * n, np.uint8) for n in (1, 5, 3)]
+    with Image.open(io.BytesIO(film_of(episodes, 5.0, columns=2, quality=100))) as film:
+        assert film.size == (2 * 6 + 2, 2 * 4 + 2)
+        assert getattr(film, "n_frames", 1) == 1, "nothing moves: encoders drop equal frames"
+    moving = [np.stack([np.full((8, 8, 3), 40 * k, np.uint8) for k in range(4)])]
+    with Image.open(io.BytesIO(film_of(moving, 5.0))) as film:
+        assert film.n_frames == 4  # type: ignore[attr-defined]
