@@ -8,7 +8,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from fog_bringup.cli_training import LocalPreset, Preset, seconds
+from fog_bringup.cli_training import LocalPreset, Preset
+from fog_bringup.training_options import seconds
 
 # Everything heavy (torch, the simulator) is imported by run(), so that --help is immediate.
 
@@ -64,7 +65,8 @@ class Experiment:
 
     def run(self) -> int:
         """Run what is not finished, and write the page."""
-        from fog_bringup.experiment import ExperimentSettings, experiment
+        from fog_bringup.experiment import experiment
+        from fog_bringup.experiment_settings import ExperimentSettings
 
         settings = ExperimentSettings(
             task=self.task,

@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import Positional, subcommand
 
 from fog_bringup.cli_train_policy import TrainPolicy
+from fog_bringup.cli_zero_shot import EvaluateZeroShot
 from fog_bringup.training_options import Training, seconds
 
 if TYPE_CHECKING:
@@ -335,6 +336,7 @@ class Evaluate:
     what: (
         Annotated[EvaluateGlobal, subcommand("global")]
         | Annotated[EvaluatePolicy, subcommand("policy")]
+        | Annotated[EvaluateZeroShot, subcommand("zero-shot")]
     )
 
     def run(self) -> int:

@@ -7,13 +7,10 @@ way and at the end. Everything lies in one folder: what was made or given, a fol
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,6 @@ import torch
 from rich.console import Console
 
 from fog_bringup.benchmarks.device_name import device_name
-from fog_bringup.demo import Stages, run_side_by_side
-from fog_bringup.episode_recording import episode_seed
 from fog_bringup.experiment_methods import (
     METHODS,
     Sources,
@@ -32,6 +27,8 @@ from fog_bringup.experiment_methods import (
 )
 from fog_bringup.experiment_page import write_page
 from fog_bringup.experiment_run import FILM, ExperimentRun, RunPlan
+from fog_bringup.experiment_settings import ExperimentSettings, require_same
+from fog_bringup.experiment_sources import fingerprints, make_sources
 from fog_bringup.experiment_verdict import comparisons, pooled, pooled_curve
 from fog_bringup.film import film_of
 from fog_bringup.progress import progress_bar as bars
@@ -39,7 +36,6 @@ from fog_bringup.report_page import require_writable
 from fog_bringup.tasks import find_task
 from fog_bringup.zero_shot import BASELINES, FIRST_SEED, Baseline, evaluate_baseline
 from fog_world_model.data.durable import replace_file
-from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 from fog_world_model.training.checkpoint import (
@@ -51,72 +47,9 @@ from fog_world_model.training.checkpoint import (
 from fog_world_model.training.interruption import stop_on_signal
 from fog_world_model.training.processes import device_of
 from fog_world_model.training.progress import progress_bar
-from fog_world_model.training.resume import differences_between
-
-SETTINGS = "settings.json"
-MAY_CHANGE = (
-    "methods", "seeds", "device", "threads", "workers", "store", "global_model", "local_model"
-)  # fmt: skip
-"""Settings with which an experiment may be continued differently: more methods or more seeds are
-more runs, what is learned depends on the others only by rounding, and of what is given the content
-has to be the same."""
 
 _WRITE_EVERY_S = 60.0
 """Least time between two pages while there is more to learn."""
-
-
-@dataclass(frozen=True)
-class ExperimentSettings:
-    """What is compared, and at what expense."""
-
-    task: str = "pusht"
-    methods: tuple[str, ...] = ("fog", "ppo", "local", "bc")
-    seeds: int = 3
-    """Training seeds of every method."""
-    time_budget_s: float = 600.0
-    """Wall-clock seconds of learning for every method and seed."""
-    imagined_steps: int | None = None
-    """Imagined samples after which a run ends, if the time does not run out before."""
-    evaluations: int = 8
-    episodes: int = 100
-    episodes_along: int = 50
-    options: tuple[str, ...] = ()
-    """``METHOD.SETTING=VALUE``."""
-    store: Path | None = None
-    """Episode store; None: one is recorded and imported."""
-    global_model: Path | None = None
-    """Checkpoint; None: one is trained."""
-    local_model: Path | None = None
-    """Checkpoint; None: one is trained."""
-    steps: int = 20_000
-    """Control steps to record where no store is given."""
-    workers: int = 2
-    world_model_s: float = 900.0
-    """Seconds for each world model that is not given; they are trained side by side."""
-    global_preset: str = "small"
-    local_preset: str = "small"
-    device: str = "auto"
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            FogError: One cannot be.
-        """
-        for name in ("seeds", "time_budget_s", "evaluations", "episodes", "episodes_along",
-                     "steps", "workers", "world_model_s"):  # fmt: skip
-            if not getattr(self, name) > 0:
-                raise FogError(f"{name} is {getattr(self, name)}; expected more than 0")
-        if self.imagined_steps is not None and self.imagined_steps <= 0:
-            raise FogError(f"imagined_steps is {self.imagined_steps}; expected more than 0")
-        if self.episodes_along > self.episodes:
-            raise FogError(
-                f"episodes_along is {self.episodes_along} and episodes {self.episodes}; along the "
-                "way there may be no more episodes than at the end"
-            )
-        if self.store is None and (self.global_model or self.local_model):
-            raise FogError("world models are given without their episode store; give --store too")
 
 
 class Experiment:
@@ -160,12 +93,16 @@ class Experiment:
             KeyboardInterrupt: Ctrl-C; everything is saved, and the same command goes on.
         """
         self.output.mkdir(parents=True, exist_ok=True)
-        self._require_same_settings()
-        sources = self._sources()
-        self._require_same_sources(sources)
+        require_same(
+            self.output, "settings", {"task_hash": self.task.hash, **self.settings.to_dict()}
+        )
+        sources = make_sources(self.task, self.settings, self.output / "world_models", self.console)
+        require_same(self.output, "sources", fingerprints(sources))
         self._baselines()
-        failures = self._learn(sources)
-        results = self.write(sources)
+        try:
+            failures = self._learn(sources)
+        finally:  # after an interruption too there is a page about what is finished
+            results = self.write(sources)
         if failures:
             raise FogError("; ".join(failures) + f". The others are in {self.output}")
         return results
@@ -213,7 +150,7 @@ class Experiment:
                 "control_hz": self.task.control_hz,
                 "success_percent": _success_percent(self.task),
             },
-            "settings": _plain(self.settings),
+            "settings": self.settings.to_dict(),
             "evaluation": {
                 "first_seed": self.seeds[0],
                 "episodes": len(self.seeds),
@@ -293,63 +230,6 @@ class Experiment:
                 figures = {**shot.figures(), "max_coverage": shot.max_coverage}
                 replace_file(folder / f"{name}.json", json.dumps(figures, indent=1) + "\n")
 
-    def _sources(self) -> Sources:
-        """The store and the world models, given or made here."""
-        s, models = self.settings, self.output / "world_models"
-        stages = Stages(models / "stages", self.console)
-        store = s.store or models / "episodes"
-        bags = models / "bags"
-        if s.store is None:
-            recording = {"task": self.task.hash, "steps": s.steps, "workers": s.workers}
-            stages.run("record", recording, [bags], lambda: self._record(bags))
-            stages.run("import", {}, [store], lambda: self._import(bags, store))
-        opened = EpisodeStore(store, self.task)
-        given = {"global": s.global_model, "local": s.local_model}
-        presets = {"global": s.global_preset, "local": s.local_preset}
-        commands = {
-            f"{kind} model": [
-                "train", kind, str(store), str(models / kind), "--preset", presets[kind],
-                "--time-budget", f"{s.world_model_s:g}s", "--device", s.device,
-                "--threads", str(self._threads(sum(p is None for p in given.values()))),
-            ]
-            for kind, path in given.items()
-            if path is None
-        }  # fmt: skip
-        if commands:
-            stages.run(
-                "world_models",
-                {"data": opened.data_hash, "seconds": s.world_model_s,
-                 "presets": {k: presets[k] for k, p in given.items() if p is None}},
-                [models / kind for kind, path in given.items() if path is None],
-                lambda: run_side_by_side(commands, models / "logs"),
-            )  # fmt: skip
-        return Sources(
-            opened, s.global_model or models / "global", s.local_model or models / "local"
-        )
-
-    def _threads(self, processes: int) -> int:
-        return self.settings.threads or max(1, (os.cpu_count() or 2) // max(1, processes))
-
-    def _record(self, bags: Path) -> dict[str, int]:
-        from fog_bringup.collect import CollectConfig, collect
-
-        config = CollectConfig(steps=self.settings.steps, workers=self.settings.workers)
-        with bars(self.console) as report:
-            result = collect(self.task, bags, config, progress=report)
-        if result.interrupted:
-            raise KeyboardInterrupt
-        recorded = {episode_seed(config.seed, i) for i in range(result.episodes)}
-        if not recorded.isdisjoint(self.seeds):
-            raise FogError("a recorded episode starts like one of the evaluation")
-        return {"steps": result.steps, "episodes": result.episodes}
-
-    def _import(self, bags: Path, store: Path) -> dict[str, int]:
-        from fog_world_model.data.import_bags import find_bags, import_bags
-
-        with bars(self.console) as report:
-            made = import_bags(find_bags(bags), self.task, store, progress=report)
-        return {"transitions": made.transitions}
-
     def _world_models(self, sources: Sources) -> dict[str, Any]:
         """What the world models cost: it is shown beside what the policies cost."""
         found: dict[str, Any] = {
@@ -360,38 +240,6 @@ class Experiment:
             keys = ("preset", "step", "seconds", "commit", "dirty")
             found[kind] = {key: manifest.get(key) for key in keys}
         return found
-
-    def _require_same_settings(self) -> None:
-        wanted = {"task_hash": self.task.hash, **_plain(self.settings)}
-        self._compare("settings", wanted, self.output / SETTINGS)
-
-    def _require_same_sources(self, sources: Sources) -> None:
-        """The models of the runs that are there have to be those that are used now."""
-
-        def digest(path: Path) -> str:
-            return hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()[:16]
-
-        wanted = {
-            "data_hash": sources.store.data_hash,
-            "global": digest(sources.global_model),
-            "local": digest(sources.local_model),
-        }
-        self._compare("sources", wanted, self.output / "sources.json")
-
-    def _compare(self, name: str, wanted: dict[str, Any], path: Path) -> None:
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            lines = [
-                line
-                for line in differences_between(name, found, wanted)
-                if line.split(" ")[0].removeprefix(f"{name}.") not in MAY_CHANGE
-            ]
-            if lines:
-                raise FogError(
-                    f"{self.output}: holds another experiment: {'; '.join(lines[:6])}. Give the "
-                    "settings it was begun with, or another output folder"
-                )
-        replace_file(path, json.dumps(wanted, indent=1) + "\n")
 
 
 def experiment(output: Path, settings: ExperimentSettings) -> int:
@@ -434,15 +282,10 @@ def _of_run(seed: int, found: dict[str, Any]) -> dict[str, Any]:
         "curve": curve,
         "config": found["config"],
         "log": found["log"],
+        "warnings": found["warnings"],
     }
 
 
 def _success_percent(task: TaskConfig) -> int:
     """The coverage that is aimed at: 95 % as gym-pusht, 80 % where a task is not that exact."""
     return 95 if 0.9 <= float(task.options.get("solved_coverage", 0.95)) <= 1.0 else 80
-
-
-def _plain(settings: ExperimentSettings) -> dict[str, Any]:
-    """As JSON values."""
-    content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
-    return content

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fog_bringup.report_theme import Theme, axes
+from fog_bringup.report_theme import Theme, axes, legend
 from fog_bringup.zero_shot import coverage_figures
 
 Figures = Mapping[str, Any]
@@ -63,24 +63,35 @@ def curves(results: Figures, key: str, label: str, theme: Theme) -> Figure:
     return figure
 
 
-def imagined_reward(results: Figures, theme: Theme) -> Figure:
-    """Reward per imagined step of every run over its seconds: what the policies believed."""
-    figure, (place,) = axes(2.8, 1, width_in=6.5)
+def health(results: Figures, theme: Theme) -> Figure:
+    """What the policies earned in imagination, and how right FoG's gradient was."""
+    figure, (reward, cosine) = axes(3.0, 2)
     for name, method in reversed(results["methods"].items()):
+        color = color_of(name, theme)
         for number, run in enumerate(method["seeds"]):
-            rows = [row for row in run["log"] if "reward" in row]
-            place.plot(
-                [row["seconds"] for row in rows],
-                [row["reward"] for row in rows],
-                color=color_of(name, theme),
-                linewidth=0.9,
-                alpha=0.8,
-                label=method["title"] if number == 0 and rows else None,
-            )
-    place.set(title="Reward per imagined step", xlabel="seconds of learning", ylabel="reward")
-    if place.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside right upper", frameon=False)
+            label = method["title"] if number == 0 else None
+            _log(reward, run["log"], "reward", color, label)
+            if name == "fog":
+                label = "decoupled" if number == 0 else None
+                _log(cosine, run["log"], "gradient_cosine", color, label)
+                label = "in the local model alone" if number == 0 else None
+                _log(cosine, run["log"], "gradient_cosine_local", theme.green, label)
+    reward.set(title="Reward per imagined step", xlabel="seconds of learning", ylabel="reward")
+    cosine.set(title="FoG's gradient", xlabel="seconds of learning", ylabel="cosine to reference")
+    cosine.axhline(0.0, color=theme.muted, linewidth=1)
+    for place in (reward, cosine):
+        legend(place, loc="best")
     return figure
+
+
+def _log(place: Axes, log: Sequence[Figures], key: str, color: str, label: str | None) -> None:
+    rows = [row for row in log if key in row]
+    if rows:
+        style = "o-" if key.startswith("gradient_cosine") else "-"
+        place.plot(
+            [row["seconds"] for row in rows], [row[key] for row in rows], style, color=color,
+            linewidth=0.9, markersize=2.5, alpha=0.8, label=label,
+        )  # fmt: skip
 
 
 def world_model_seconds(results: Figures, method: str) -> float:

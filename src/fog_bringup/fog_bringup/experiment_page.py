@@ -183,10 +183,17 @@ def _curves(results: Figures) -> Iterator[str]:
             f"Episodes whose coverage reaches 0.{percent}.",
         ),
         picture(
-            functools.partial(drawing.imagined_reward, results),
-            "Reward per imagined step over the seconds of learning.",
-            "What the policies earned in imagination. Where it rises and the coverage does not, "
-            "a policy exploits its world.",
+            functools.partial(drawing.health, results),
+            "Two charts over the seconds of learning: reward per imagined step, and cosines.",
+            "Left: where the imagined reward rises and the coverage does not, a policy exploits "
+            "its world. Right: how FoG's gradient agrees with finite differences through the "
+            "global model; near zero the local model is no guide.",
+        ),
+        *(
+            paragraph(f"{method['title']}, seed {run['seed']}: {warning}", "note")
+            for method in results["methods"].values()
+            for run in method["seeds"]
+            for warning in run["warnings"]
         ),
     )
 

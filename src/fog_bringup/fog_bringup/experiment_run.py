@@ -29,7 +29,8 @@ from fog_world_model.task import TaskConfig
 
 RUN, POLICY, BUNDLE, FILM = "run.json", "policy", "policy.bundle", "film.webp"
 ROWS = 400
-"""Rows of the learner's log that are kept."""
+"""Rows of the learner's log that are kept, besides those with a check of its gradient."""
+CHECKED = "gradient_cosine"
 
 Show = Callable[[float, str], None]
 """Told the share of the run that is over, and a line for people."""
@@ -186,11 +187,11 @@ class ExperimentRun:
             log = learner.update()
             place.seconds += time.perf_counter() - begun
             place.updates += 1
-            row = {"update": place.updates, "imagined_steps": learner.imagined_steps,
-                   "seconds": round(place.seconds, 3), **log}  # fmt: skip
+            row = {**log, "update": place.updates, "imagined_steps": learner.imagined_steps,
+                   "seconds": round(place.seconds, 3)}  # fmt: skip
             place.curve.append({k: v for k, v in row.items() if _kept(v)})
             if len(place.curve) > 2 * ROWS:
-                place.curve = place.curve[::2]
+                place.curve = [r for i, r in enumerate(place.curve) if i % 2 == 0 or CHECKED in r]
             last = place.evaluations[-1]["mean_max_coverage"]
             show(
                 min(done, 0.999), f"{learner.imagined_steps:,} imagined steps, coverage {last:.2f}"
@@ -255,6 +256,7 @@ class ExperimentRun:
             "seconds": place.seconds,
             "evaluations": place.evaluations,
             "log": place.curve,
+            "warnings": list(getattr(getattr(learner, "health", None), "warnings", {}).values()),
         }
         replace_file(self.folder / RUN, json.dumps(content, indent=1, allow_nan=False) + "\n")
         # Buffers of imagined trajectories are large, and nobody goes on from here.

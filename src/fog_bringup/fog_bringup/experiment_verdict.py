@@ -31,7 +31,7 @@ _WORDS = {"ppo": "PPO", "local": "no diffusion", "bc": "cloning"}
 
 
 def bootstrap_two_level(
-    values: Sequence[npt.ArrayLike], *, resamples: int = RESAMPLES, seed: int = 0
+    values: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """Mean over training seeds and start states with a 95 % interval.
 
@@ -218,7 +218,7 @@ def success(figures: Figures, percent: int) -> str:
 
 def _level(results: Figures) -> Claim:
     percent = results["task"]["success_percent"]
-    title = f"FoG covers {percent}\u00a0% of the goal in 90 of 100 episodes"
+    title = f"The policy covers {percent}\u00a0% of the goal in 90 of 100 episodes"
     method = results["methods"].get("fog")
     if method is None or method["pooled"] is None:
         return Claim(title, None, "–", "FoG was not measured.")

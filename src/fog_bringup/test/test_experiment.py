@@ -24,7 +24,7 @@ from fog_bringup.experiment_run import ExperimentRun, RunPlan
 from fog_bringup.experiment_verdict import interval, success
 from fog_bringup.film import film_of
 from fog_bringup.tasks import find_task
-from fog_bringup.zero_shot import FIRST_SEED, evaluate_policy
+from fog_bringup.zero_shot import FIRST_SEED
 from fog_policy.actor_critic import Actor, ActorCriticConfig
 from fog_policy.bundle import load_bundle
 from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter, Normalisation
@@ -134,14 +134,19 @@ def test_results(out: Path, folder: Path, task: TaskConfig) -> None:
     assert results["commit"]
 
 
-def test_the_bundle_gives_the_figures_again(out: Path, task: TaskConfig) -> None:
-    controller = load_bundle(out / "runs" / "fog_0" / "policy.bundle").controller()
-    run = read(out)["methods"]["fog"]["seeds"][0]
-    seeds = range(FIRST_SEED, FIRST_SEED + 4)
-    found = evaluate_policy(
-        task, controller._local, controller._actor, controller._normalisation, seeds, robots=1
-    )
-    assert found.max_coverage == pytest.approx(run["max_coverage"], abs=1e-4)
+def test_the_bundle_gives_the_figures_again(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, film = out / "runs" / "fog_0" / "policy.bundle", tmp_path / "film.webp"
+    arguments = ["evaluate", "zero-shot", str(bundle), "--episodes", "4", "--film", str(film)]
+    assert main(arguments) == 0
+    found, results = json.loads(capsys.readouterr().out), read(out)
+    run = results["methods"]["fog"]["seeds"][0]
+    assert found["policy"]["max_coverage"] == pytest.approx(run["max_coverage"], abs=1e-4)
+    driver = results["baselines"]["driver"]
+    assert found["driver"] == {k: v for k, v in driver.items() if k != "max_coverage"}
+    with Image.open(film) as picture:
+        assert picture.size == (4 * 96 + 3 * 2, 96)
 
 
 def test_the_page_says_what_the_results_say(out: Path) -> None:

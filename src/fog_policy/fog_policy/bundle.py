@@ -121,8 +121,8 @@ class Bundle:
         """Where it came from."""
         return self.checkpoint.manifest
 
-    def controller(self, device: torch.device | str = "cpu") -> Controller:
-        """Load the weights.
+    def networks(self) -> tuple[LocalModel, Actor]:
+        """Load the weights; of the local model, only what runs on the robot has any.
 
         Raises:
             FogError: The weights are missing, damaged, changed since export, or do not fit.
@@ -137,6 +137,15 @@ class Bundle:
         local = LocalModel(LocalModelConfig(**manifest["local_config"]))
         actor = Actor(ActorCriticConfig(**manifest["actor_critic"]))
         self.checkpoint.load_into(_Deployed(local, actor), WEIGHTS)
+        return local, actor
+
+    def controller(self, device: torch.device | str = "cpu") -> Controller:
+        """Load the weights and put them to work.
+
+        Raises:
+            FogError: The weights are missing, damaged, changed since export, or do not fit.
+        """
+        local, actor = self.networks()
         return Controller(local, actor, self.checkpoint.normalisation, self.task, device)
 
 
