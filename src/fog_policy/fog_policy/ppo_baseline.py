@@ -117,11 +117,13 @@ class PpoLearner:
             num_learning_epochs=config.passes,
             num_mini_batches=config.minibatches,
             clip_param=config.clip,
+            use_clipped_value_loss=config.clip_value,
             gamma=config.gamma,
             lam=config.lambda_,
             entropy_coef=config.entropy,
             learning_rate=config.learning_rate,
             max_grad_norm=config.gradient_clip,
+            schedule=config.schedule,
             desired_kl=config.target_kl,
             device=str(self.device),
         )

@@ -34,12 +34,20 @@ class PpoConfig:
     gamma: float = 0.99
     lambda_: float = 0.95
     learning_rate: float = 1e-3
-    """At the beginning; it follows the KL between successive policies."""
+    """Of both networks."""
+    schedule: Literal["fixed", "adaptive"] = "fixed"
+    """Whether the learning rate follows the KL between successive policies to ``target_kl``, as
+    rsl_rl has it by default. One rate serves both networks: with the few environments of a small
+    machine it soon falls so low that the critic no longer follows the policy."""
     target_kl: float = 0.01
     passes: int = 5
     minibatches: int = 4
     clip: float = 0.2
-    """Of the ratio and of the value."""
+    """Of the ratio of probabilities."""
+    clip_value: bool = False
+    """Whether the value may move no further than ``clip`` per update either, as rsl_rl has it by
+    default for rewards that are scaled to be small. Here a step's reward is up to about 1 and
+    values are tens: the critic would still be on its way when a small machine has finished."""
     entropy: float = 0.005
     """Weight of the entropy."""
     gradient_clip: float = 1.0
@@ -73,6 +81,8 @@ class PpoConfig:
         for name in ("horizon", "sampling_steps", "entropy", "refresh_steps", "buffer_steps"):
             if not getattr(self, name) >= 0:
                 raise FogError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if self.schedule not in ("fixed", "adaptive"):
+            raise FogError(f"schedule is {self.schedule!r}; expected fixed or adaptive")
         for name in ("gamma", "lambda_"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FogError(f"{name} is {getattr(self, name)}; expected 0 to 1")

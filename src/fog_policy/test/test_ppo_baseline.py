@@ -191,13 +191,22 @@ def test_finds_what_is_best(make_ppo: Make) -> None:
         replace(CONFIG, environments=64, horizon=4, segment=4, gamma=0.5, refresh_steps=0),
         TwoGoals,
     )
-    rewards = [made.update()["reward"] for _ in range(40)]
+    rewards = [made.update()["reward"] for _ in range(30)]
     with torch.no_grad():
         action = made.actor.mode(made.worlds.state.features).mean(0)
     assert rewards[-1] > rewards[0] + 0.15
     assert rewards[-1] > 0.9
     assert abs(float(action[0]) - 0.5) < 0.15
     assert abs(float(action[1]) + 0.3) < 0.15
+
+
+def test_options_reach_rsl_rl(make_ppo: Make) -> None:
+    made = make_ppo(replace(CONFIG, clip_value=True, schedule="adaptive", target_kl=0.02, clip=0.3))
+    ppo = made.ppo
+    assert (ppo.use_clipped_value_loss, ppo.schedule, ppo.desired_kl) == (True, "adaptive", 0.02)
+    assert (ppo.clip_param, ppo.gamma, ppo.lam) == (0.3, 0.99, 0.95)
+    rates = {made.update()["learning_rate"] for _ in range(2)}
+    assert rates != {CONFIG.learning_rate}
 
 
 def test_an_update_touches_what_it_should(make_ppo: Make) -> None:
@@ -248,6 +257,8 @@ def test_settings_that_cannot_be() -> None:
         PpoConfig(horizon=20)
     with pytest.raises(FogError, match="environments is 0"):
         PpoConfig(environments=0)
+    with pytest.raises(FogError, match="schedule is 'slow'; expected fixed or adaptive"):
+        PpoConfig(schedule="slow")  # type: ignore[arg-type]
     assert PpoConfig().steps("cpu") == 32
     assert PpoConfig().steps("cuda") == 128
     assert PpoConfig(segment=24).steps("cpu") == 24
