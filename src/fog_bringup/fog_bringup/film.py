@@ -57,29 +57,3 @@ def film_of(
         quality=quality,
     )
     return buffer.getvalue()
-
-
-def strip_of(
-    episodes: Sequence[npt.NDArray[np.uint8]], *, frames: int = 8, quality: int = 80
-) -> bytes:
-    """Draw episodes as rows of frames, evenly spread over each: what a film shows, on paper.
-
-    Args:
-        episodes: ``[step, height, width, 3]`` each.
-        frames: Frames in a row, the first and the last among them.
-        quality: Of the compression, 0 to 100.
-
-    Returns:
-        A WebP.
-    """
-    rows = []
-    for film in episodes:
-        picked = np.linspace(0, len(film) - 1, frames).round().astype(int)
-        gap = np.full((film.shape[1], _GAP, 3), 128, np.uint8)
-        parts = [part for i in picked for part in (gap, film[i])][1:]
-        rows.append(np.concatenate(parts, axis=1))
-    gap = np.full((_GAP, rows[0].shape[1], 3), 128, np.uint8)
-    sheet = np.concatenate([part for row in rows for part in (gap, row)][1:], axis=0)
-    buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, format="WEBP", quality=quality)
-    return buffer.getvalue()
