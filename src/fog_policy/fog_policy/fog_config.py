@@ -41,8 +41,9 @@ class FogConfig:
     """How far the target critic moves to the critic per update."""
     gradient_clip: float = 1.0
     """Largest norm of a gradient."""
-    temperature: float = 3e-2
-    """Initial weight of the entropy in the reward; it is learned."""
+    temperature: float = 0.2
+    """Initial weight of the entropy in the reward, where it is scaled by its target; it is learned.
+    With three action fields this is about 0.03 per nat."""
     temperature_rate: float = 3e-2
     entropy_target: float = -1.0
     """Entropy per action field, nats, below which the temperature rises; negative. SAPO has -0.5;
