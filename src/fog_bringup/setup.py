@@ -27,6 +27,7 @@ setup(
         (f"share/{package_name}", ["package.xml"]),
         *shared("launch"),
         *shared("config"),
+        *shared("worlds"),
     ],
     install_requires=[
         "setuptools",

@@ -23,7 +23,7 @@ class Play:
     """Drive a learned world by hand, on a page in the browser, or from a program over HTTP."""
 
     checkpoint: Positional[Path]
-    """Checkpoint of a global model."""
+    """Checkpoint of a global model, or the name of a shipped world such as pusht."""
     store: Path | None = None
     """Episode store that worlds start from. Without it, the one that the model was trained on is
     looked for near the checkpoint, or else the only one there of the same task."""
@@ -87,13 +87,14 @@ class Play:
 
         from fog_bringup.play.find_store import find_store
         from fog_bringup.play.world import PlayedWorld
+        from fog_bringup.worlds import find_part
         from fog_world_model.training.loop import device_of
         from fog_world_model.training.train_world_models import load_global
 
         if self.threads > 0:
             torch.set_num_threads(self.threads)
         device = device_of(self.device)
-        model, checkpoint = load_global(self.checkpoint)
+        model, checkpoint = load_global(find_part(self.checkpoint, "global"))
         store = find_store(checkpoint, self.store)
         world = PlayedWorld(model, store, device)
         trained = store.data_hash == checkpoint.manifest.get("data_hash")

@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from fog_bringup.training_options import Training, seconds
+from fog_bringup.worlds import find_part
 from fog_policy.fog_config import FogConfig
 from fog_world_model.errors import FogError
 
@@ -46,13 +47,13 @@ class TrainPolicy(Training):
     """
 
     store: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
-    """Episode store: contexts to start from."""
+    """Episode store: contexts to start from; or, as below, the name of a shipped world."""
     output: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
     """Checkpoint folder; the bundle is written to OUTPUT.bundle."""
     global_model: Path = tyro.MISSING
-    """Checkpoint of the global model."""
+    """Checkpoint of the global model, or the name of a shipped world."""
     local_model: Path = tyro.MISSING
-    """Checkpoint of the local model."""
+    """Checkpoint of the local model, or the name of a shipped world."""
     method: Literal["fog", "ppo", "local", "bc"] = "fog"
     """How it learns: fog; or a baseline: PPO, the local model alone, behaviour cloning. The
     settings from --environments to --check-every are fog's."""
@@ -110,11 +111,11 @@ class TrainPolicy(Training):
         bundle = self.output.with_name(self.output.name + ".bundle")
         if self.method == "fog":
             config = self._config()
-            store = EpisodeStore(self.store, images=self.images)
+            store = EpisodeStore(find_part(self.store, "episodes"), images=self.images)
             result = train_policy(
                 store,
-                self.global_model,
-                self.local_model,
+                find_part(self.global_model, "global"),
+                find_part(self.local_model, "local"),
                 self.output,
                 bundle,
                 config,
@@ -186,8 +187,12 @@ class TrainPolicy(Training):
         config = configuration(
             self.method, self.options, seed=self.seed, device=self.device, threads=self.threads
         )
-        store = EpisodeStore(self.store, images=self.images)
-        sources = Sources(store, self.global_model, self.local_model)
+        store = EpisodeStore(find_part(self.store, "episodes"), images=self.images)
+        sources = Sources(
+            store,
+            find_part(self.global_model, "global"),
+            find_part(self.local_model, "local"),
+        )
         learner, manifest = make_learner(self.method, sources, config)
         result = train_learner(learner, loop, self.output, manifest, resume=self.resume)
         export_bundle(self.output, bundle)
