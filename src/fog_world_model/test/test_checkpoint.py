@@ -277,3 +277,10 @@ def test_a_configuration_of_another_version(
     (path / "manifest.json").write_text(json.dumps(found))
     with pytest.raises(FogError, match="not of this version"):
         load_global(path)
+
+
+def test_others_may_read_weights_as_they_may_any_file(tmp_path: Path) -> None:
+    (tmp_path / "any").write_text("")
+    save_checkpoint(tmp_path / "model", {"ema": {"a": torch.zeros(1)}}, {})
+    modes = {p.stat().st_mode for p in (tmp_path / "model").iterdir()}
+    assert modes == {(tmp_path / "any").stat().st_mode}

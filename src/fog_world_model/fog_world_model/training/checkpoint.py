@@ -165,7 +165,11 @@ def save_checkpoint(
             **manifest,
         }
         (part / MANIFEST).write_text(json.dumps(content, indent=1))
+        mode = (part / MANIFEST).stat().st_mode
         for file in part.iterdir():
+            # safetensors writes for its owner alone, whatever the umask: others may read as they
+            # may read every other file that this user makes.
+            file.chmod(mode)
             sync_file(file)
         sync_folder(part)
         if path.exists():
