@@ -154,7 +154,7 @@ def test_nobody_there_is_said(server: str) -> None:
     ("change", "says"),
     [
         ("port", r"--port \d+: taken by another program"),
-        ("checkpoint", r"missing: has no manifest\.json .*fog train global"),
+        ("checkpoint", r"missing: no such folder, .* known are .*pusht.*fog train global"),
         ("store", r"--store .*: no such folder; make one with 'fog import'"),
         ("empty", "not an episode store"),
         ("idle", r"--idle-timeout soon: expected a duration"),

@@ -17,6 +17,7 @@ from fog_world_model.errors import FogError
 _PACKAGE = "fog_bringup"
 
 Part = Literal["global", "local", "episodes"]
+_MADE_BY = {"global": "fog train global", "local": "fog train local", "episodes": "fog import"}
 
 
 def world_folders() -> list[Path]:
@@ -56,4 +57,7 @@ def find_part(name_or_path: str | os.PathLike[str], part: Part) -> Path:
                     raise FogError(f"world '{path}': ships without {part}; name a folder")
                 return folder / path / part
     known = ", ".join(world_names()) or "none (is fog_bringup installed?)"
-    raise FogError(f"{path}: no such folder, and no shipped world of that name; known are {known}")
+    raise FogError(
+        f"{path}: no such folder, and no shipped world of that name; known are {known}. "
+        f"'{_MADE_BY[part]}' makes one"
+    )

@@ -30,9 +30,12 @@ def test_horizons() -> None:
 
 
 @pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What the command calls, in place of a training."""
+def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What the command calls, in place of a training, where the folders exist."""
     calls: list[tuple[Any, ...]] = []
+    monkeypatch.chdir(tmp_path)
+    for name in ("store", "g", "l"):
+        (tmp_path / name).mkdir()
 
     def train(*arguments: Any, resume: bool) -> SimpleNamespace:
         calls.append((*arguments, resume))
@@ -94,3 +97,15 @@ def test_what_cannot_be_is_said_before_anything_is_loaded(
     assert main([*ARGUMENTS, *options]) == 2
     assert message in capsys.readouterr().err
     assert called == []
+
+
+def test_a_shipped_world_is_meant_by_its_name(called: list[tuple[Any, ...]]) -> None:
+    arguments = ["train", "policy", "pusht", "out", "--global-model", "pusht"]
+    assert main([*arguments, "--local-model", "pusht"]) == 0
+    (store, world, local, output, *_) = called[0]
+    assert [p.parts[-2:] for p in (store, world, local)] == [
+        ("pusht", "episodes"),
+        ("pusht", "global"),
+        ("pusht", "local"),
+    ]
+    assert output == Path("out")
