@@ -170,7 +170,8 @@ def shares(package: str) -> set[Path]:
     """What a package has to have in its share, relative to it."""
     folder = REPOSITORY / "src" / package
     found = [folder / "package.xml", *folder.glob("launch/*.py")]
-    found += [path for path in folder.glob("config/**/*") if path.is_file()]
+    for room in ("config", "worlds"):
+        found += [path for path in folder.glob(f"{room}/**/*") if path.is_file()]
     return {path.relative_to(folder) for path in found}
 
 
