@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
+from starlette.websockets import WebSocket
 
 from fog_bringup.play.controls import action_of, field_controls
 from fog_bringup.play.find_store import find_store
 from fog_bringup.play.guard import Guard
 from fog_bringup.play.seat import Seat, SeatTakenError
 from fog_bringup.play.server import listen
+from fog_bringup.play.session import Session
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.errors import FogError
 from fog_world_model.task import ActionConfig, TaskConfig, task_from_dict
@@ -171,3 +175,28 @@ def test_a_port_that_is_taken_is_named() -> None:
     ):
         with pytest.raises(FogError, match=says):
             listen(host, port)
+
+
+def test_a_visitor_whose_loss_a_send_finds_out_first() -> None:
+    """What listens then ends quietly: there is nothing to be read from such a socket."""
+
+    async def scenario() -> None:
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "websocket.send":
+                raise OSError("connection reset")
+
+        socket = WebSocket({"type": "websocket"}, receive, send)
+        await socket.accept()
+        task = SimpleNamespace(action_size=2, control_hz=5.0)
+        world: Any = SimpleNamespace(store=SimpleNamespace(task=task))
+        nobody: Any = None
+        session = Session(socket, world, nobody, nobody, nobody, [])
+        await session._send({"type": "hello"})
+        with pytest.raises(RuntimeError):
+            await socket.receive_text()
+        await asyncio.wait_for(session._listen(), 5.0)
+
+    asyncio.run(scenario())

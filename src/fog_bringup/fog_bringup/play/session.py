@@ -84,8 +84,11 @@ class Session:
     async def _listen(self) -> None:
         while True:
             try:
-                message = json.loads(await self._socket.receive_text())
-                await self._obey(message)
+                try:
+                    text = await self._socket.receive_text()
+                except RuntimeError:  # a send has found out first that the visitor is gone
+                    return
+                await self._obey(json.loads(text))
             except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
                 await self._send({"type": "error", "text": f"not understood: {error}"})
 
