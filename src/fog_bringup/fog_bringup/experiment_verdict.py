@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fog_bringup.report_verdict import Claim
-from fog_bringup.zero_shot import wilson
+from fog_bringup.zero_shot import with_interval
 from fog_policy.evaluation import Interval
 
 Figures = Mapping[str, Any]
@@ -64,18 +64,7 @@ def pooled(evaluations: Sequence[Figures], episodes: int | None = None) -> dict[
     """
     common = min([len(e["max_coverage"]) for e in evaluations] + ([episodes] if episodes else []))
     rows = np.array([e["max_coverage"][:common] for e in evaluations])
-    interval = bootstrap_two_level(rows)
-    figures: dict[str, Any] = {"training_seeds": len(rows), "episodes": int(rows.size)}
-    for percent in (95, 80):
-        share = wilson(int((rows >= percent / 100).sum()), rows.size)
-        figures[f"success_{percent}"] = share.mean
-        figures[f"success_{percent}_low"] = share.low
-        figures[f"success_{percent}_high"] = share.high
-    return figures | {
-        "mean_max_coverage": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
-    }
+    return {"training_seeds": len(rows), **with_interval(rows, bootstrap_two_level(rows))}
 
 
 def pooled_curve(runs: Sequence[Figures]) -> list[dict[str, Any]]:

@@ -8,24 +8,19 @@ started from and that neither model was trained on.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Literal
 
+from fog_bringup.tasks import shipped_folders
 from fog_world_model.errors import FogError
-
-_PACKAGE = "fog_bringup"
 
 Part = Literal["global", "local", "episodes"]
 _MADE_BY = {"global": "fog train global", "local": "fog train local", "episodes": "fog import"}
 
 
 def world_folders() -> list[Path]:
-    """Where shipped worlds lie; the same places as for tasks."""
-    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
-    folders = [Path(__file__).resolve().parents[1] / "worlds"]
-    folders += [Path(p) / "share" / _PACKAGE / "worlds" for p in prefixes if p]
-    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    """Where shipped worlds lie, see :func:`.tasks.shipped_folders`."""
+    return shipped_folders("worlds")
 
 
 def world_names() -> list[str]:

@@ -75,11 +75,14 @@ def coverage_figures(max_coverage: Sequence[float]) -> dict[str, Any]:
         ``mean_max_coverage`` with ``low`` and ``high`` (95 % bootstrap over episodes).
     """
     values = np.asarray(max_coverage, np.float64)
-    interval = bootstrap_mean(values)
-    figures: dict[str, Any] = {"episodes": len(values)}
+    return with_interval(values, bootstrap_mean(values))
+
+
+def with_interval(values: npt.NDArray[np.float64], interval: Interval) -> dict[str, Any]:
+    """:func:`coverage_figures` of values of any shape, whose mean has this interval."""
+    figures: dict[str, Any] = {"episodes": values.size}
     for percent in (95, 80):
-        reached = values >= percent / 100
-        share = wilson(int(reached.sum()), len(values))
+        share = wilson(int((values >= percent / 100).sum()), values.size)
         figures[f"success_{percent}"] = share.mean
         figures[f"success_{percent}_low"] = share.low
         figures[f"success_{percent}_high"] = share.high

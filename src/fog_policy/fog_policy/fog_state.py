@@ -16,8 +16,8 @@ from fog_policy.learner_state import (
     load_environment,
     load_optimiser,
     optimiser_tensors,
+    require_precision,
 )
-from fog_world_model.errors import FogError
 from fog_world_model.local_model.rssm import LatentState
 from fog_world_model.training import random_state
 
@@ -76,11 +76,7 @@ def restore(
     Raises:
         FogError: Something is missing or of another shape, or the precision is another.
     """
-    if (made := values.get("precision")) != trainer.precision:
-        raise FogError(
-            f"the run imagined in precision {made}, here it is {trainer.precision}; give the one "
-            "that it was made with, or train anew in another folder"
-        )
+    require_precision(values, trainer.precision)
     with fitting_state():
         _restore(trainer, tensors, values)
 

@@ -110,25 +110,6 @@ def check_gradient(
     return GradientCheck(slopes.cosine(slopes.decoupled), slopes.cosine(slopes.local), flow)
 
 
-def gradient_cosine(
-    actor: Actor,
-    env: ImaginedEnv,
-    local: LocalWorld,
-    state: LatentState,
-    value: Value,
-    *,
-    horizon: int,
-    gamma: float,
-    directions: int,
-    seed: int,
-) -> float:
-    """Cosine of the decoupled gradient alone; see :func:`check_gradient`."""
-    return check_gradient(
-        actor, env, local, state, value,
-        horizon=horizon, gamma=gamma, directions=directions, seed=seed,
-    ).decoupled  # fmt: skip
-
-
 def local_objective(
     policy: Policy,
     local: LocalWorld,

@@ -36,6 +36,19 @@ def fitting_state() -> Iterator[None]:
         ) from error
 
 
+def require_precision(values: Mapping[str, Any], precision: str) -> None:
+    """Check that a state was made with the precision of the imagination here.
+
+    Raises:
+        FogError: With another one.
+    """
+    if (made := values.get("precision")) != precision:
+        raise FogError(
+            f"the run imagined in precision {made}, here it is {precision}; give the one that it "
+            "was made with, or train anew in another folder"
+        )
+
+
 def optimiser_tensors(optimiser: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:
     """The moments of an optimiser, as ``optimiser.NAME.PARAMETER.MOMENT``; not its settings."""
     return {

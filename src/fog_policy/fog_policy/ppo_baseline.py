@@ -30,6 +30,7 @@ from fog_policy.learner_state import (
     load_environment,
     load_optimiser,
     optimiser_tensors,
+    require_precision,
 )
 from fog_policy.local_refresh import LocalRefresh
 from fog_policy.local_world import LatentWorld
@@ -256,11 +257,7 @@ class PpoLearner:
         Raises:
             FogError: It is not the state of such a learner.
         """
-        if (made := values.get("precision")) != self.precision:
-            raise FogError(
-                f"the run imagined in precision {made}, here it is {self.precision}; give the one "
-                "that it was made with, or train anew in another folder"
-            )
+        require_precision(values, self.precision)
         with fitting_state():
             rest = dict(tensors["training"])
             for name, module in (
