@@ -39,6 +39,8 @@ class _WorldModelTraining(Training):
     """Mixed precision; auto: bf16 on a GPU that has it."""
     checkpoint_every: str = "60s"
     """Time between checkpoints."""
+    start_from: Path | None = None
+    """Checkpoint (or the name of a shipped world) whose weights and size training starts from."""
 
     def loop(self, batch_size: int, learning_rate: float, pictures_every: str = "0") -> LoopConfig:
         """Settings of the training loop."""
@@ -57,6 +59,12 @@ class _WorldModelTraining(Training):
             precision=self.precision,
             threads=self.threads,
         )
+
+    def parent(self, part: Literal["global", "local"]) -> Path | None:
+        """Where the checkpoint to start from is."""
+        from fog_bringup.worlds import find_part
+
+        return None if self.start_from is None else find_part(self.start_from, part)
 
 
 def _finish(output: Path, result: FitResult) -> int:
@@ -92,6 +100,8 @@ class TrainGlobal(_WorldModelTraining):
     """Steps in a row that are trained on the model's own frames; the preset's unless given."""
     context_noise: float | None = None
     """Largest level of noise on past frames in training; the preset's unless given."""
+    moving_windows: float = 0.0
+    """Share of the windows that are drawn by how much moves in them, not evenly."""
 
     def run(self) -> int:
         """Train."""
@@ -107,7 +117,14 @@ class TrainGlobal(_WorldModelTraining):
             context_noise=self.context_noise,
         )
         result = train_global(
-            store, self.output, loop, preset=self.preset, changes=changes, resume=self.resume
+            store,
+            self.output,
+            loop,
+            preset=self.preset,
+            changes=changes,
+            moving=self.moving_windows,
+            start_from=self.parent("global"),
+            resume=self.resume,
         )
         return _finish(self.output, result)
 
@@ -134,7 +151,14 @@ class TrainLocal(_WorldModelTraining):
 
         loop = self.loop(self.batch_size, self.learning_rate)
         store = EpisodeStore(self.store, images=self.images)
-        result = train_local(store, self.output, loop, preset=self.preset, resume=self.resume)
+        result = train_local(
+            store,
+            self.output,
+            loop,
+            preset=self.preset,
+            start_from=self.parent("local"),
+            resume=self.resume,
+        )
         return _finish(self.output, result)
 
 

@@ -67,11 +67,12 @@ def _in_imagination(window: str, *, with_global: bool) -> Callable[[Any, Sources
         from fog_world_model.context_bank import ContextBank
         from fog_world_model.data.windows import WindowSampler
         from fog_world_model.training.processes import device_of
-        from fog_world_model.training.train_world_models import load_global, load_local
+        from fog_world_model.training.train_world_models import load_worlds
 
         store = sources.store
-        global_model, _ = load_global(sources.global_model, store.task)
-        local_model, _ = load_local(sources.local_model, store.task)
+        (global_model, _), (local_model, _) = load_worlds(
+            sources.global_model, sources.local_model, store
+        )
         contexts = ContextBank.load(
             store,
             length=max(config.context, global_model.context_frames),
@@ -92,7 +93,8 @@ def _on_recordings(kind: Any, sources: Sources, config: Any) -> Learner:
     """For learners that imagine nothing."""
     from fog_world_model.training.train_world_models import load_local
 
-    local_model, _ = load_local(sources.local_model, sources.store.task)
+    local_model, checkpoint = load_local(sources.local_model, sources.store.task)
+    sources.store.normalisation = checkpoint.normalisation
     learner: Learner = kind(sources.store, local_model, config)
     return learner
 

@@ -14,7 +14,7 @@ from fog_world_model.context_bank import ContextBank
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.data.windows import WindowSampler
 from fog_world_model.training.processes import device_of
-from fog_world_model.training.train_world_models import load_global, load_local
+from fog_world_model.training.train_world_models import load_worlds
 
 Path = str | os.PathLike[str]
 
@@ -33,8 +33,9 @@ def fog_trainer(
     Raises:
         FogError: An artefact is missing, damaged or does not fit.
     """
-    global_model, world = load_global(global_checkpoint, store.task)
-    local_model, local = load_local(local_checkpoint, store.task)
+    (global_model, world), (local_model, local) = load_worlds(
+        global_checkpoint, local_checkpoint, store
+    )
     contexts = ContextBank.load(
         store,
         length=max(config.context, global_model.context_frames),

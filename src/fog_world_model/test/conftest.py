@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,12 @@ def coded_episode(number: int, length: int) -> Episode:
         end=steps == length - 2,
         stamp_ns=(steps * 200_000_000 + number * 10**12).astype(np.int64),
     )
+
+
+@pytest.fixture(scope="session")
+def make_coded_episode() -> Callable[[int, int], Episode]:
+    """:func:`coded_episode`, for tests that write stores of their own."""
+    return coded_episode
 
 
 @pytest.fixture(scope="session")

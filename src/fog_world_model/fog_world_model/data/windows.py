@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fog_world_model.data.episodes import EpisodeStore, Place
 from fog_world_model.data.image_sources import ImageSource, image_source
+from fog_world_model.data.picture_change import chances_by_change, picture_change
 from fog_world_model.errors import FogError
 
 
@@ -69,9 +70,9 @@ def _to_float(windows: Sequence[npt.NDArray[np.uint8]], device: torch.device) ->
 class WindowSampler:
     """Draw random windows from the episodes of one split.
 
-    Windows are drawn uniformly over all places where one fits, by a generator of its own, so that
-    the order of the data is a function of the seed and of the number of batches drawn, whether the
-    images come from memory or from the disk.
+    Windows are drawn uniformly over all places where one fits, or a share of them by how much
+    moves in them, by a generator of its own, so that the order of the data is a function of the
+    seed and of the number of batches drawn, whether the images come from memory or from the disk.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class WindowSampler:
         split: str = "training",
         seed: int = 0,
         images: Place | ImageSource | None = None,
+        moving: float = 0.0,
     ) -> None:
         """Load a split.
 
@@ -92,9 +94,13 @@ class WindowSampler:
             seed: Seed of the order.
             images: Where images are read from, see :func:`.image_sources.image_source`, or what
                 to read them with; by default as the store was opened.
+            moving: Share of the windows that are drawn by how much the picture changes in them,
+                see :func:`.picture_change.chances_by_change`; the store's images are read once
+                to find out.
 
         Raises:
-            FogError: No episode of the split is that long, or the store is damaged.
+            FogError: No episode of the split is that long, ``moving`` is not within 0 to 1 or the
+                picture never changes, or the store is damaged.
         """
         self.length = length
         self._generator = np.random.default_rng(seed)
@@ -108,6 +114,12 @@ class WindowSampler:
                 f"has {lengths.max() if len(lengths) else 0}); record longer episodes or choose a "
                 "shorter window"
             )
+        if not 0.0 <= moving <= 1.0:
+            raise FogError(f"--moving-windows {moving:g}: expected a share from 0 to 1")
+        self._moving = moving
+        if moving:
+            change = picture_change(store, split)
+            self._chances = chances_by_change(change, self._places, length)
         self._images = (
             image_source(store, split, images)
             if images is None or isinstance(images, str)
@@ -153,7 +165,11 @@ class WindowSampler:
         return self._windows(chosen, images, device)
 
     def _draw(self, generator: np.random.Generator, batch: int) -> npt.NDArray[np.int64]:
-        return self._places[generator.integers(len(self._places), size=batch)]
+        chosen = generator.integers(len(self._places), size=batch)
+        if self._moving:
+            by_change = np.searchsorted(self._chances, generator.random(batch), side="right")
+            chosen = np.where(generator.random(batch) < self._moving, by_change, chosen)
+        return self._places[chosen]
 
     def describe(self, rows: Sequence[int]) -> list[str]:
         """Where rows of the last batch that was drawn come from: episodes and steps of the store.

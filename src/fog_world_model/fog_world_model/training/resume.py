@@ -23,6 +23,8 @@ FIXED = (
 """Settings of the loop that a run keeps to its end. The others (how long, how often, on which
 device, in how many parts) may change: they do not change what is computed, but for rounding, and
 for the learning rate, which follows the new time budget or number of steps at once."""
+LATER: dict[str, Any] = {"moving_windows": 0.0, "started_from": None}
+"""What manifests say of themselves since later, and what older ones meant."""
 _NEEDED = ("step", "seconds", "curve", "averages", "sampler")
 _ANEW = "; train anew in another folder"
 
@@ -63,6 +65,9 @@ def require_same_run(
         for key in ("preset", "config")
         for line in differences_between(key, found.get(key), here.get(key))
     ]
+    for key, before_it_was_kept in LATER.items():
+        old, new = (of.get(key, before_it_was_kept) for of in (found, here))
+        differences += differences_between(key, old, new)
     before = found.get("loop", {})
     for key in FIXED:
         old, new = before.get(key, loop[key]), loop[key]

@@ -39,25 +39,54 @@ def train_global(
     preset: str = "small",
     changes: GlobalChanges | None = None,
     window: int = 0,
+    moving: float = 0.0,
+    start_from: Path | None = None,
     resume: bool = False,
 ) -> FitResult:
     """Train the global model on windows of ``window`` observations; see :func:`.loop.fit`.
 
-    A window of 0 has room for the model's context, the frame after it, and one more for every
-    autoregressive step.
+    Args:
+        store: The recordings.
+        output: Folder of the checkpoint.
+        loop: How long and how fast.
+        preset: Size of the model; not looked at when there is a checkpoint to start from.
+        changes: What is trained differently from the preset, or from that checkpoint.
+        window: Observations; 0 has room for the model's context, the frame after it, and one more
+            for every autoregressive step.
+        moving: Share of the windows that are drawn by how much moves in them, see
+            :class:`.windows.WindowSampler`.
+        start_from: Checkpoint whose averaged weights training starts from, for example of other
+            recordings of the same robot. Size, target and the scale of the proprioception are its.
+        resume: Go on from the checkpoint in ``output``.
 
     Raises:
-        FogError: The preset is unknown, a change of it cannot be, or what :func:`.loop.fit`
-            raises.
+        FogError: The preset is unknown, a change of it cannot be, the checkpoint to start from
+            does not fit, or what :func:`.loop.fit` raises.
     """
     if preset not in presets.PRESETS:
         raise FogError(f"--preset {preset}: known are {', '.join(presets.PRESETS)}")
-    config = (changes or GlobalChanges()).apply(global_model.preset(preset, **_sizes(store.task)))
+    parent = None if start_from is None else open_checkpoint(start_from, "global")
+    if parent is None:
+        config = global_model.preset(preset, **_sizes(store.task))
+    else:
+        preset, config = parent.manifest["preset"], _config(GlobalModelConfig, parent)
+        _require_sizes(parent, config, store.task)
+        _take_scale(store, parent)
+    target = config.denoiser.residual
+    config = (changes or GlobalChanges()).apply(config)
+    if parent is not None and config.denoiser.residual != target:
+        raise FogError(
+            f"checkpoint {parent.path}: was trained on the {'residual' if target else 'direct'} "
+            "target, which its weights cannot leave; give no --target"
+        )
     torch.manual_seed(loop.seed)
     model = GlobalModel(config)
     length = window or model.context_frames + 1 + config.autoregressive_steps
-    sampler = WindowSampler(store, length=length, seed=loop.seed)
-    model.denoiser.measure_residual(sampler.sample(256).image)
+    sampler = WindowSampler(store, length=length, seed=loop.seed, moving=moving)
+    if parent is None:
+        model.denoiser.measure_residual(sampler.sample(256).image)
+    else:
+        parent.load_into(model)
     strips: list[PictureStrip] = []
 
     def pictures() -> npt.NDArray[np.uint8]:
@@ -71,7 +100,10 @@ def train_global(
         sampler,
         loop,
         output,
-        _manifest("global", store, config, preset, loop),
+        {
+            **_manifest("global", store, config, preset, loop, parent),
+            "moving_windows": moving,
+        },
         description="global model",
         resume=resume,
         pictures=pictures if loop.pictures_every_s > 0 else None,
@@ -85,18 +117,28 @@ def train_local(
     *,
     preset: str = "small",
     window: int = 16,
+    start_from: Path | None = None,
     resume: bool = False,
 ) -> FitResult:
     """Train the local model on windows of ``window`` observations; see :func:`.loop.fit`.
 
     Raises:
-        FogError: The preset is unknown, or what :func:`.loop.fit` raises.
+        FogError: The preset is unknown, the checkpoint to start from does not fit, or what
+            :func:`.loop.fit` raises.
     """
     if preset not in local_model.PRESETS:
         raise FogError(f"--preset {preset}: known are {', '.join(local_model.PRESETS)}")
-    config = LocalModelConfig(**_sizes(store.task), **local_model.PRESETS[preset])
+    parent = None if start_from is None else open_checkpoint(start_from, "local")
+    if parent is None:
+        config = LocalModelConfig(**_sizes(store.task), **local_model.PRESETS[preset])
+    else:
+        preset, config = parent.manifest["preset"], _config(LocalModelConfig, parent)
+        _require_sizes(parent, config, store.task)
+        _take_scale(store, parent)
     torch.manual_seed(loop.seed)
     model = LocalModel(config)
+    if parent is not None:
+        parent.load_into(model)
     sampler = WindowSampler(store, length=window, seed=loop.seed)
     return fit(
         model,
@@ -104,7 +146,7 @@ def train_local(
         sampler,
         loop,
         output,
-        _manifest("local", store, config, preset, loop),
+        _manifest("local", store, config, preset, loop, parent),
         description="local model",
         resume=resume,
     )
@@ -121,6 +163,32 @@ def load_global(path: Path, task: TaskConfig | None = None) -> tuple[GlobalModel
     model = GlobalModel(config)
     checkpoint.load_into(model)
     return model.eval().requires_grad_(False), checkpoint
+
+
+def load_worlds(
+    global_path: Path, local_path: Path, store: EpisodeStore
+) -> tuple[tuple[GlobalModel, Checkpoint], tuple[LocalModel, Checkpoint]]:
+    """Load the two models that a policy is trained with, and read the store as they do.
+
+    Contexts from the store go into both models, and what the one imagines goes into the other, so
+    that proprioception must be on one scale: that of the recordings the models were trained on,
+    which ``store`` takes over from here on, whatever episodes it holds.
+
+    Raises:
+        FogError: A checkpoint is missing, damaged or of another task than the store, or the two
+            models see proprioception on different scales.
+    """
+    worlds = load_global(global_path, store.task)
+    local = load_local(local_path, store.task)
+    scales = [checkpoint.normalisation for _, checkpoint in (worlds, local)]
+    if scales[0].to_dict() != scales[1].to_dict():
+        raise FogError(
+            f"checkpoints {global_path} and {local_path}: trained on proprioception of different "
+            "scales, so that the one cannot read what the other imagines; train both on one store, "
+            "or either with --start-from on one that goes with the other"
+        )
+    _take_scale(store, worlds[1])
+    return worlds, local
 
 
 def load_local(path: Path, task: TaskConfig | None = None) -> tuple[LocalModel, Checkpoint]:
@@ -162,6 +230,27 @@ def _config(kind: type[_Config], checkpoint: Checkpoint) -> _Config:
     return found
 
 
+def _require_sizes(
+    checkpoint: Checkpoint, config: GlobalModelConfig | LocalModelConfig, task: TaskConfig
+) -> None:
+    """Check that a model sees and moves what a task has.
+
+    Raises:
+        FogError: It does not.
+    """
+    for name, size in _sizes(task).items():
+        if (found := getattr(config, name)) != size:
+            raise FogError(
+                f"checkpoint {checkpoint.path}: its {name} is {found}, task '{task.name}' has "
+                f"{size}; start from a model of the same sizes, or train anew"
+            )
+
+
+def _take_scale(store: EpisodeStore, checkpoint: Checkpoint) -> None:
+    """Normalise a store's proprioception as a model was trained."""
+    store.normalisation = checkpoint.normalisation
+
+
 def _sizes(task: TaskConfig) -> dict[str, int]:
     return {
         "height": task.image.height,
@@ -171,9 +260,21 @@ def _sizes(task: TaskConfig) -> dict[str, int]:
     }
 
 
+_ORIGIN = ("preset", "step", "seconds", "data_hash", "task_hash", "commit", "started_from")
+"""What a manifest keeps of the checkpoint that training started from."""
+
+
 def _manifest(
-    kind: str, store: EpisodeStore, config: Any, preset: str, loop: LoopConfig
+    kind: str,
+    store: EpisodeStore,
+    config: Any,
+    preset: str,
+    loop: LoopConfig,
+    parent: Checkpoint | None,
 ) -> dict[str, Any]:
+    before = None
+    if parent is not None:
+        before = {key: parent.manifest[key] for key in _ORIGIN if key in parent.manifest}
     return {
         "kind": kind,
         "task": store.task.to_dict(),
@@ -183,4 +284,5 @@ def _manifest(
         "preset": preset,
         "config": dataclasses.asdict(config),
         "loop": dataclasses.asdict(loop),
+        "started_from": before,
     }
