@@ -40,7 +40,7 @@ class _WorldModelTraining(Training):
     checkpoint_every: str = "60s"
     """Time between checkpoints."""
     start_from: Path | None = None
-    """Checkpoint (or the name of a shipped world) whose weights and size training starts from."""
+    """Checkpoint, or the name of a shipped world, whose weights training starts from."""
 
     def loop(self, batch_size: int, learning_rate: float, pictures_every: str = "0") -> LoopConfig:
         """Settings of the training loop."""
@@ -85,8 +85,8 @@ class TrainGlobal(_WorldModelTraining):
     """Episode store."""
     output: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
     """Checkpoint folder."""
-    preset: Preset = "small"
-    """Size of the model."""
+    preset: Preset | None = None
+    """Size of the model; not given: that of --start-from, or small."""
     batch_size: int = 12
     """Windows per step, of all processes together."""
     learning_rate: float = 1e-3

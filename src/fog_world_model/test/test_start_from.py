@@ -64,7 +64,7 @@ def test_weights_scale_and_size_are_the_parents(
     own = second.normalisation.to_dict()
     changes = GlobalChanges(context_noise=0.25)
     train_global(first, tmp_path / "a", LOOP, preset="tiny", changes=changes)
-    train_global(second, tmp_path / "b", STILL, preset="small", start_from=tmp_path / "a")
+    train_global(second, tmp_path / "b", STILL, start_from=tmp_path / "a")
     train_local(first, tmp_path / "la", LOOP, preset="tiny", window=5)
     train_local(second, tmp_path / "lb", STILL, window=5, start_from=tmp_path / "la")
     for load, parent, child in ((load_global, "a", "b"), (load_local, "la", "lb")):
@@ -87,7 +87,9 @@ def test_what_does_not_fit_is_refused(
     second.task = task_from_dict(content)
     with pytest.raises(FogError, match=r"its width is 16, task 'tiny' has 24"):
         train_global(second, tmp_path / "b", LOOP, start_from=tmp_path / "a")
-    with pytest.raises(FogError, match=r"trained on the residual target"):
+    with pytest.raises(FogError, match=r"does not fit the model"):
+        train_global(first, tmp_path / "b", LOOP, preset="diamond", start_from=tmp_path / "a")
+    with pytest.raises(FogError, match=r"trained with residual True, and is to go on with False"):
         train_global(
             first,
             tmp_path / "b",

@@ -35,7 +35,8 @@ class PushTRobot(Robot):
     Args:
         task: Two action fields. Of its options, ``approach_weight`` is the share of the reward
             that is for being near the block; ``solved_coverage`` (0.95 unless given) is the
-            coverage at which an episode ends, and above 1 none does;
+            coverage at which an episode ends, and above 1 none does (what is counted as a success
+            is ``scored_coverage``, which concerns the evaluation alone);
             ``start_distance_px`` lets the block start near the goal: the centre of its area lies
             half to one times as far from the goal's, in any direction, and it is turned by up to
             ``start_angle_deg`` to either side (0 unless given). Without it the block starts

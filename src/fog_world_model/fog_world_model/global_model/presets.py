@@ -28,19 +28,21 @@ PRESETS: dict[str, tuple[DenoiserConfig, SamplerConfig, OutcomeConfig]] = {
         OutcomeConfig(),
     ),
     "medium": (
-        # An hour or two of two CPU cores: patches small enough for thin outlines and exact places,
-        # and otherwise as ``small``, because a sharper sampler does not pay before the mean of the
-        # next frame is right.
+        # An hour or two of two CPU cores: patches small enough for thin outlines and exact places.
+        # After an hour, one denoising step still gives the nearest frames, but they are means over
+        # what might be, in which a block that is pushed dissolves. A second step at little noise
+        # settles on one of them (measured: of the blocks that are there, 38 % instead of 44 % are
+        # lost after 16 steps, at 30.0 dB either way), if such noise was trained on.
         DenoiserConfig(
             context_frames=4,
             patch=2,
             channels=(64, 96, 128),
             predict_sample=True,
             sigma_offset=0.0,
-            noise_log_mean=1.0,
-            noise_log_std=0.8,
+            noise_log_mean=0.3,
+            noise_log_std=1.3,
         ),
-        SamplerConfig(steps=1, sigma_max=20.0),
+        SamplerConfig(steps=2, sigma_max=20.0, sigma_min=0.5),
         OutcomeConfig(),
     ),
     "diamond": (

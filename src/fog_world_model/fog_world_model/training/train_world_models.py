@@ -36,7 +36,7 @@ def train_global(
     output: Path,
     loop: LoopConfig,
     *,
-    preset: str = "small",
+    preset: str | None = None,
     changes: GlobalChanges | None = None,
     window: int = 0,
     moving: float = 0.0,
@@ -49,36 +49,34 @@ def train_global(
         store: The recordings.
         output: Folder of the checkpoint.
         loop: How long and how fast.
-        preset: Size of the model; not looked at when there is a checkpoint to start from.
-        changes: What is trained differently from the preset, or from that checkpoint.
+        preset: Size of the model; None: that of the checkpoint to start from, or ``small``.
+        changes: What is trained differently from that.
         window: Observations; 0 has room for the model's context, the frame after it, and one more
             for every autoregressive step.
         moving: Share of the windows that are drawn by how much moves in them, see
             :class:`.windows.WindowSampler`.
         start_from: Checkpoint whose averaged weights training starts from, for example of other
-            recordings of the same robot. Size, target and the scale of the proprioception are its.
+            recordings of the same robot. The scale of the proprioception is its, too.
         resume: Go on from the checkpoint in ``output``.
 
     Raises:
         FogError: The preset is unknown, a change of it cannot be, the checkpoint to start from
             does not fit, or what :func:`.loop.fit` raises.
     """
-    if preset not in presets.PRESETS:
-        raise FogError(f"--preset {preset}: known are {', '.join(presets.PRESETS)}")
     parent = None if start_from is None else open_checkpoint(start_from, "global")
-    if parent is None:
-        config = global_model.preset(preset, **_sizes(store.task))
+    before = None if parent is None else _config(GlobalModelConfig, parent)
+    if parent is not None and before is not None and preset is None:
+        preset, config = str(parent.manifest["preset"]), before
     else:
-        preset, config = parent.manifest["preset"], _config(GlobalModelConfig, parent)
-        _require_sizes(parent, config, store.task)
-        _take_scale(store, parent)
-    target = config.denoiser.residual
+        preset = preset or "small"
+        if preset not in presets.PRESETS:
+            raise FogError(f"--preset {preset}: known are {', '.join(presets.PRESETS)}")
+        config = global_model.preset(preset, **_sizes(store.task))
     config = (changes or GlobalChanges()).apply(config)
-    if parent is not None and config.denoiser.residual != target:
-        raise FogError(
-            f"checkpoint {parent.path}: was trained on the {'residual' if target else 'direct'} "
-            "target, which its weights cannot leave; give no --target"
-        )
+    if parent is not None and before is not None:
+        _require_sizes(parent, before, store.task)
+        _require_outputs(parent, before, config)
+        _take_scale(store, parent)
     torch.manual_seed(loop.seed)
     model = GlobalModel(config)
     length = window or model.context_frames + 1 + config.autoregressive_steps
@@ -243,6 +241,24 @@ def _require_sizes(
             raise FogError(
                 f"checkpoint {checkpoint.path}: its {name} is {found}, task '{task.name}' has "
                 f"{size}; start from a model of the same sizes, or train anew"
+            )
+
+
+def _require_outputs(
+    checkpoint: Checkpoint, found: GlobalModelConfig, wanted: GlobalModelConfig
+) -> None:
+    """Check that a denoiser's output means the same as in the one whose weights it gets.
+
+    Raises:
+        FogError: It does not. (Weights of another shape are found when they are loaded.)
+    """
+    for name in ("residual", "predict_sample"):
+        old, new = getattr(found.denoiser, name), getattr(wanted.denoiser, name)
+        if old != new:
+            raise FogError(
+                f"checkpoint {checkpoint.path}: was trained with {name} {old}, and is to go on "
+                f"with {new}, for which its weights are of no use; start from the same --preset "
+                "and --target"
             )
 
 
