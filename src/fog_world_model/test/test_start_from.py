@@ -14,8 +14,10 @@ import torch
 
 from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter
 from fog_world_model.errors import FogError
+from fog_world_model.evaluation.evaluate_global import training
 from fog_world_model.global_model.global_model import GlobalChanges
 from fog_world_model.task import TaskConfig, task_from_dict
+from fog_world_model.training.checkpoint import open_checkpoint
 from fog_world_model.training.loop import LoopConfig
 from fog_world_model.training.train_world_models import (
     load_global,
@@ -77,6 +79,21 @@ def test_weights_scale_and_size_are_the_parents(
         assert origin["data_hash"] == first.data_hash != of_new.manifest["data_hash"]
         assert (origin["step"], origin["started_from"]) == (6, None)
         assert of_new.manifest["preset"] == "tiny"
+
+
+def test_the_cost_is_that_of_all_runs(
+    first: EpisodeStore, second: EpisodeStore, tmp_path: Path
+) -> None:
+    train_global(first, tmp_path / "a", LOOP, preset="tiny")
+    small = dataclasses.replace(LOOP, max_steps=3, batch_size=2)
+    train_global(second, tmp_path / "b", small, start_from=tmp_path / "a")
+    train_global(second, tmp_path / "c", small, start_from=tmp_path / "b")
+    runs = [open_checkpoint(tmp_path / name, "global") for name in "abc"]
+    found = training(runs[-1], second)
+    assert found["steps"] == 6 + 3 + 3
+    assert found["samples"] == 6 * 4 + 3 * 2 + 3 * 2
+    assert found["seconds"] == pytest.approx(sum(run.manifest["seconds"] for run in runs))
+    assert found["runs"] == 3
 
 
 def test_what_does_not_fit_is_refused(

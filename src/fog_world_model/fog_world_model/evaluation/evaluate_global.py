@@ -144,16 +144,28 @@ def evaluate_global(
 
 
 def training(checkpoint: Checkpoint, store: EpisodeStore) -> dict[str, Any]:
-    """What a model's figures cost, as its manifest tells; None for what it does not."""
+    """What a model's figures cost, as its manifest tells; None for what it does not.
+
+    A model that started from another's weights has cost what that one did, too.
+    """
     manifest = checkpoint.manifest
     loop = manifest.get("loop") or {}
     steps, batch = manifest.get("step"), loop.get("batch_size")
+    own = steps * batch if steps is not None and batch is not None else None
+    before, cost = manifest.get("started_from"), [(manifest.get("seconds"), steps, own)]
+    while before:
+        cost.append(tuple(before.get(key) for key in ("seconds", "step", "samples")))
+        before = before.get("started_from")
+    seconds, steps, samples = (
+        None if None in column else sum(column) for column in zip(*cost, strict=True)
+    )
     return {
         "checkpoint": str(checkpoint.path),
         "preset": manifest.get("preset"),
-        "seconds": manifest.get("seconds"),
+        "seconds": seconds,
         "steps": steps,
-        "samples": steps * batch if steps is not None and batch is not None else None,
+        "samples": samples,
+        "runs": len(cost),
         "device": manifest.get("device", loop.get("device")),
         "commit": manifest.get("commit"),
         "data_hash": manifest.get("data_hash"),

@@ -290,7 +290,9 @@ def _manifest(
 ) -> dict[str, Any]:
     before = None
     if parent is not None:
-        before = {key: parent.manifest[key] for key in _ORIGIN if key in parent.manifest}
+        found = parent.manifest
+        before = {key: found[key] for key in _ORIGIN if key in found}
+        before["samples"] = found["step"] * found["loop"]["batch_size"]
     return {
         "kind": kind,
         "task": store.task.to_dict(),
