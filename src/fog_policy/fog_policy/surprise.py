@@ -11,15 +11,27 @@ model's own evidence bound charges for a step (Hafner et al. 2019, arXiv 1811.04
 On the recordings it has a range; outside it the model sees what it was not fitted to, and a policy
 that acts on its state is not to be trusted.
 
-One surprising step is nothing: a cube may come into view. The robot stops when ``steps`` steps in a
-row lie above the threshold, that is, when the smallest of the last ``steps`` values does. So the
-threshold is a quantile of just that, the smallest of ``steps`` values in a row, over the
-recordings: the share of recorded steps at which the guard would stop is then at most
-``false_alarm`` by construction, however neighbouring steps hang together.
+Two things stop the robot, for the measure alone forgets: the state soon takes a camera that went
+black for granted, and then nothing is surprising any more.
+
+- A shock: one step above ``shock_nats``. The robot stays stopped until a person resets it or a new
+  episode begins, for that the steps after it are calm means nothing.
+- ``steps`` steps in a row above ``threshold_nats``, that is, the smallest of the last ``steps``
+  values above it. The robot goes on after as many calm steps.
+
+Each limit is a quantile of just what is compared with it - one value, and the smallest of ``steps``
+in a row - over the recordings, with half of ``false_alarm`` for either. So the share of recorded
+steps at which the guard begins to stop is at most ``false_alarm`` by construction, however
+neighbouring steps hang together (for which the power of a quantile would be wrong).
+
+The guard sees changes, not states: a camera that was frozen or half covered from the start of an
+episode on may look like any other recording to it. It does not replace the bounds on ages.
 
 The node gives :class:`SurpriseGuard` what the controller says after every ``act``
-(``Controller.surprise``), resets it whenever it resets the controller, and puts the reason that
-comes back among the ``faults`` of the tick's :class:`fog_policy.safety.Situation`.
+(``Controller.surprise``), and puts the reason that comes back among the ``faults`` of the tick's
+:class:`fog_policy.safety.Situation`. It calls ``reset`` upon activation, when a new episode begins
+and when a person resets the emergency stop, and ``restart`` when it resets the controller for
+another reason (a gap in a stream).
 """
 
 from __future__ import annotations
@@ -59,14 +71,17 @@ class SurpriseRange:
 
     threshold_nats: float
     """Steps above it are surprising."""
+    shock_nats: float
+    """One step above it stops the robot."""
     steps: int
     """This many of them in a row stop the robot."""
     warm_up: int
     """Steps after a reset that are not judged."""
     false_alarm: float
-    """Largest share of the judged recorded steps at which the guard stops, as asked for."""
+    """Largest share of the judged recorded steps at which the guard stops, as asked for: half of it
+    by shocks, half by steps in a row."""
     judged: int
-    """Recorded steps that were judged: what the threshold is a quantile of."""
+    """Recorded steps that end ``steps`` in a row: what the threshold is a quantile of."""
     episodes: int
     """Episodes that they came from."""
     median_nats: float
@@ -80,10 +95,11 @@ class SurpriseRange:
     def rate(self) -> float:
         """False alarms per step that the recordings can vouch for.
 
-        What was asked for, but no rarer than once in one more step than were judged: of N + 1
-        exchangeable values the last exceeds all the others with probability 1 / (N + 1).
+        What was asked for, but no less than 2 / (N + 1) after N judged steps: of N + 1 exchangeable
+        values the last exceeds all the others with probability 1 / (N + 1), and there are two
+        limits to exceed.
         """
-        return max(self.false_alarm, 1.0 / (self.judged + 1))
+        return max(self.false_alarm, 2.0 / (self.judged + 1))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; :meth:`from_dict` is the inverse."""
@@ -104,7 +120,9 @@ class SurpriseRange:
             if not isinstance(content, Mapping):
                 raise TypeError(f"{content!r} is no mapping")
             found = SurpriseRange(**content)
-            numbers = (found.threshold_nats, found.median_nats, found.largest_nats)
+            numbers = (
+                found.threshold_nats, found.shock_nats, found.median_nats, found.largest_nats,
+            )  # fmt: skip
             whole = (found.steps, found.warm_up, found.judged, found.episodes)
             valid = all(math.isfinite(v) for v in numbers) and all(
                 isinstance(v, int) and v >= 0 for v in whole
@@ -121,7 +139,8 @@ class SurpriseRange:
     def describe(self, control_hz: float) -> str:
         """The range and its false alarms in a sentence, for the log."""
         return (
-            f"stops after {self.steps} steps above {self.threshold_nats:.3g} nats (recordings: "
+            f"stops at a step above {self.shock_nats:.3g} nats or {self.steps} in a row above "
+            f"{self.threshold_nats:.3g} nats (recordings: "
             f"median {self.median_nats:.3g}, largest {self.largest_nats:.3g}, {self.judged} steps "
             f"of {self.episodes} episodes); on what is like them a false stop about once in "
             f"{1 / (self.rate * control_hz):.0f} s or less often"
@@ -226,9 +245,12 @@ def fit_range(
         [np.lib.stride_tricks.sliding_window_view(n, steps).min(axis=1) for n in judged]
     )
     # The next higher recorded value: no more than the share asked for lies above it.
-    threshold = float(np.quantile(smallest, 1.0 - false_alarm, method="higher"))
+    threshold, shock = (
+        float(np.quantile(v, 1.0 - false_alarm / 2, method="higher")) for v in (smallest, values)
+    )
     return SurpriseRange(
         threshold_nats=threshold,
+        shock_nats=shock,
         steps=steps,
         warm_up=warm_up,
         false_alarm=false_alarm,
@@ -261,15 +283,13 @@ class SurpriseGuard:
             )
         self.reset()
 
-    @property
-    def limit_nats(self) -> float:
-        """Steps above it are surprising; infinite when the guard is off."""
-        if self.range is None or self.off is not None:
-            return math.inf
-        return self.range.threshold_nats * self._margin
-
     def reset(self) -> None:
-        """Begin anew, with the controller: the next step is the first of an episode."""
+        """Begin anew, and let the robot go on after a shock."""
+        self._shock: Reason | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew with a controller that was reset; a shock still stops the robot."""
         self._seen = 0
         self._above = 0
         self._calm = 0
@@ -282,8 +302,8 @@ class SurpriseGuard:
             nats: Surprise of the step; None where the controller did not say.
 
         Returns:
-            Why the robot has to stop, until as many steps in a row are calm as had to be
-            surprising; None: it may go on.
+            Why the robot has to stop: after a shock until the reset, else until as many steps in a
+            row are calm as had to be surprising. None: it may go on.
         """
         found = self.range
         if found is None or self.off is not None:
@@ -294,20 +314,27 @@ class SurpriseGuard:
             )
         self._seen += 1
         if self._seen <= found.warm_up:
-            return None
+            return self._shock
+        limit, shock = found.threshold_nats * self._margin, found.shock_nats * self._margin
         # Written so that NaN is surprising.
-        surprising = not nats <= self.limit_nats
+        if self._shock is None and not nats <= shock:
+            self._shock = Reason(
+                "out_of_distribution",
+                f"the local model's surprise was {nats:.3g} nats at one step (limit {shock:.3g} "
+                "nats); reset it to go on",
+            )
+        surprising = not nats <= limit
         self._above = self._above + 1 if surprising else 0
         self._calm = 0 if surprising else self._calm + 1
         if self._above >= found.steps:
             self._stopped = True
         elif self._calm >= found.steps:
             self._stopped = False
-        if not self._stopped:
-            return None
+        if self._shock is not None or not self._stopped:
+            return self._shock
         after = f"for {self._above} steps" if surprising else f"calm for {self._calm} steps only"
         return Reason(
             "out_of_distribution",
-            f"the local model's surprise is {nats:.3g} nats (limit {self.limit_nats:.3g} nats over "
+            f"the local model's surprise is {nats:.3g} nats (limit {limit:.3g} nats over "
             f"{found.steps} steps), {after}",
         )
