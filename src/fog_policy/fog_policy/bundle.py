@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from fog_policy.actor_critic import Actor, ActorCriticConfig
-from fog_policy.surprise import SurpriseRange, fit_range, surprise_of_store
+from fog_policy.surprise import SurpriseRange, fit_range, has_range, surprise_of_store
 from fog_world_model.data.episodes import EpisodeStore, Normalisation
 from fog_world_model.data.windows import to_float_image
 from fog_world_model.errors import FogError
@@ -220,12 +220,19 @@ def add_surprise(
     return load_bundle(bundle.checkpoint.path)
 
 
-def export_bundle(policy: str | os.PathLike[str], output: str | os.PathLike[str]) -> Bundle:
+def export_bundle(
+    policy: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    store: EpisodeStore | None = None,
+) -> Bundle:
     """Make a bundle from a policy checkpoint.
 
     Args:
         policy: Checkpoint written by :class:`fog_policy.fog_trainer.FogTrainer`.
         output: The bundle's folder; an older bundle there is replaced.
+        store: Recordings on which the range of the surprise is measured (:func:`add_surprise`);
+            None, or episodes that are too short for it: the bundle holds none, and the
+            out-of-distribution guard says that it is off.
 
     Raises:
         FogError: The checkpoint cannot be read, or the bundle cannot be written.
@@ -236,12 +243,15 @@ def export_bundle(policy: str | os.PathLike[str], output: str | os.PathLike[str]
     actor = Actor(ActorCriticConfig(**manifest["actor_critic"]))
     checkpoint.load_into(local, "local")
     checkpoint.load_into(actor, "actor")
-    return write_bundle(
+    bundle = write_bundle(
         local,
         actor,
         output,
         {k: v for k, v in manifest.items() if k not in _ONLY_TRAINING},
     )
+    if store is None or not has_range(store):
+        return bundle
+    return add_surprise(bundle, store)
 
 
 def write_bundle(

@@ -238,7 +238,8 @@ def _next_rate(
 
     def brakeable(distance: Command) -> Command:
         root = np.sqrt(step_s**2 + 2.0 * distance / jerk)
-        return np.asarray(2.0 * distance / (step_s + root))
+        with np.errstate(over="ignore"):  # a step of nearly no length: the slew rate decides
+            return np.asarray(2.0 * distance / (step_s + root))
 
     target = np.sign(change) * brakeable(np.abs(change))
     lowest = np.maximum(rate - jerk * step_s, np.maximum(-slew, -brakeable(to_low)))

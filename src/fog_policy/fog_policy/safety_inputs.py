@@ -109,8 +109,8 @@ class SafetyInputs:
         fields: dict[str, Any] = {}
         for one in self._watched:
             found = self._newest.get(one.value_name)
-            value = None if found is None else found[1]
-            if value is not None and one.value_name == "battery_v":
+            value: list[float] | float | None = None if found is None else found[1]
+            if isinstance(value, list) and one.value_name == "battery_v":
                 value = value[0]
             fields[one.value_name] = value
             fields[one.age_name] = None if found is None else (now_ns - found[0]) / 1e9

@@ -171,9 +171,7 @@ def surprise_of_store(
     Raises:
         FogError: An episode is damaged.
     """
-    if episodes is None:
-        held_out = store.split("validation")
-        episodes = [int(i) for i in (held_out if len(held_out) else range(len(store.episodes)))]
+    episodes = _judged_episodes(store) if episodes is None else episodes
     found, total = [], max(1, int(store.lengths[list(episodes)].sum()))
     done = 0
     for index in episodes:
@@ -181,6 +179,16 @@ def surprise_of_store(
         done += len(found[-1])
         progress(done / total, f"{done} of {total} steps")
     return found
+
+
+def has_range(store: EpisodeStore, *, steps: int = STEPS, warm_up: int = WARM_UP) -> bool:
+    """Whether the episodes that :func:`surprise_of_store` takes are long enough for a range."""
+    return bool((store.lengths[_judged_episodes(store)] >= warm_up + steps).any())
+
+
+def _judged_episodes(store: EpisodeStore) -> list[int]:
+    held_out = store.split("validation")
+    return [int(i) for i in (held_out if len(held_out) else range(len(store.episodes)))]
 
 
 @torch.no_grad()

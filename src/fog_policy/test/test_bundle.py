@@ -152,12 +152,14 @@ def test_range_of_the_surprise_is_kept_in_the_manifest(
     bundle: Path, tiny_store: EpisodeStore
 ) -> None:
     """With the weights untouched; and a bundle without it loads, and its guard is off."""
-    edit_manifest(bundle, lambda m: m.pop("surprise", None))
+    exported = load_bundle(bundle).surprise
+    edit_manifest(bundle, lambda m: m.pop("surprise"))
     before = load_bundle(bundle)
     assert before.surprise is None
     assert SurpriseGuard(before.surprise).off is not None
     after = add_surprise(before, tiny_store)
     assert after.surprise is not None
+    assert after.surprise == exported, "training exports it with the range"
     # Two held-out episodes of 31 steps: 26 after the warm-up, 24 threes in a row.
     assert (after.surprise.judged, after.surprise.episodes) == (48, 2)
     assert after.surprise.data_hash == tiny_store.data_hash

@@ -125,8 +125,8 @@ def test_false_alarms_are_at_most_what_was_asked_for(
             episode.append(value)
         nats.append(np.asarray(episode))
     found = fit_range(nats, steps=steps, warm_up=warm_up, false_alarm=false_alarm)
-    single = sum(max(0, len(n) - warm_up) for n in nats if len(n) >= warm_up + steps)
     long_enough = [n for n in nats if len(n) >= warm_up + steps]
+    single = sum(len(n) - warm_up for n in long_enough)
     assert alarms(long_enough, found) <= false_alarm / 2 * (found.judged + single) + 1e-9
     assert found.rate >= false_alarm
 
