@@ -1,8 +1,9 @@
 """The bundle: what is deployed on the robot, and nothing else.
 
 A folder with ``weights.safetensors`` (the local model's encoder and RSSM, and the actor) and
-``manifest.json`` (task, normalisation, sizes, library versions, and the hashes of the data and of
-the models it came from). The global model never runs on the robot.
+``manifest.json`` (task, normalisation, sizes, library versions, the hashes of the data and of the
+models it came from, and the range of the local model's surprise on the recordings). The global
+model never runs on the robot.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ import torch
 from torch import nn
 
 from fog_policy.actor_critic import Actor, ActorCriticConfig
-from fog_world_model.data.episodes import Normalisation
+from fog_policy.surprise import SurpriseRange, fit_range, has_range, surprise_of_store
+from fog_world_model.data.episodes import EpisodeStore, Normalisation
 from fog_world_model.data.windows import to_float_image
 from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import LocalModel, LocalModelConfig
+from fog_world_model.local_model.rssm import kl_divergence
 from fog_world_model.task import FloatArray, TaskConfig
 from fog_world_model.training.checkpoint import (
     MANIFEST,
@@ -59,6 +63,8 @@ class Controller:
         device: torch.device | str = "cpu",
     ) -> None:
         """Put the networks to work on a device; call :meth:`reset` before every episode."""
+        self.surprise: float | None = None
+        """KL of posterior and prior at the last observation, nats (:mod:`fog_policy.surprise`)."""
         self.task, self._normalisation = task, normalisation
         self._device = torch.device(device)
         self._local = local.to(self._device).eval()
@@ -68,6 +74,7 @@ class Controller:
     def reset(self) -> None:
         """Forget everything: the next observation is the first of an episode."""
         self._state = self._local.rssm.initial(1)
+        self.surprise = None
 
     @torch.no_grad()
     def act(
@@ -101,7 +108,10 @@ class Controller:
         normalised = torch.from_numpy(self._normalisation.apply(vector)).to(self._device)
         action = torch.from_numpy(np.asarray(previous_action, np.float32)).to(self._device)
         embedding = self._local.encoder(frame[None], normalised[None])
-        self._state, _, _ = self._local.observe(self._state, action[None], embedding, sample=False)
+        self._state, prior, posterior = self._local.observe(
+            self._state, action[None], embedding, sample=False
+        )
+        self.surprise = float(kl_divergence(posterior, prior)[0])
         return np.asarray(self._actor.mode(self._state.features)[0].cpu().numpy(), np.float32)
 
 
@@ -120,6 +130,18 @@ class Bundle:
     def manifest(self) -> dict[str, Any]:
         """Where it came from."""
         return self.checkpoint.manifest
+
+    @property
+    def surprise(self) -> SurpriseRange | None:
+        """Range of the surprise on the recordings; None in a bundle that was made without it.
+
+        Raises:
+            FogError: What the manifest holds is no range.
+        """
+        content = self.manifest.get("surprise")
+        if content is None:
+            return None
+        return SurpriseRange.from_dict(content, f"bundle {self.checkpoint.path}")
 
     def networks(self) -> tuple[LocalModel, Actor]:
         """Load the weights; of the local model, only what runs on the robot has any.
@@ -167,15 +189,50 @@ def load_bundle(path: str | os.PathLike[str], task: TaskConfig | None = None) ->
             f"bundle {path}: {', '.join(sorted(missing))} is missing in its manifest; "
             "export the policy again"
         )
+    bundle.surprise  # noqa: B018 - a range that cannot be read is found now, not on the robot
     return bundle
 
 
-def export_bundle(policy: str | os.PathLike[str], output: str | os.PathLike[str]) -> Bundle:
+def add_surprise(
+    bundle: Bundle,
+    store: EpisodeStore,
+    *,
+    progress: Callable[[float, str], None] = lambda fraction, text: None,
+) -> Bundle:
+    """Measure the local model's surprise on recordings, and keep its range in the bundle.
+
+    Args:
+        bundle: The bundle; its manifest is replaced.
+        store: Recordings of the bundle's task; those held out are used, if there are any.
+        progress: Called with the fraction done and a text.
+
+    Raises:
+        FogError: The store belongs to another task, its episodes are too short, or the manifest
+            cannot be written; the bundle is then as it was.
+    """
+    bundle.task.require_same(store.task, f"episode store {store.path}")
+    local, _ = bundle.networks()
+    nats = surprise_of_store(
+        local.eval(), bundle.checkpoint.normalisation, store, progress=progress
+    )
+    found = fit_range(nats, data_hash=store.data_hash)
+    _edit_manifest(bundle.checkpoint.path, {"surprise": found.to_dict()})
+    return load_bundle(bundle.checkpoint.path)
+
+
+def export_bundle(
+    policy: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    store: EpisodeStore | None = None,
+) -> Bundle:
     """Make a bundle from a policy checkpoint.
 
     Args:
         policy: Checkpoint written by :class:`fog_policy.fog_trainer.FogTrainer`.
         output: The bundle's folder; an older bundle there is replaced.
+        store: Recordings on which the range of the surprise is measured (:func:`add_surprise`);
+            None, or episodes that are too short for it: the bundle holds none, and the
+            out-of-distribution guard says that it is off.
 
     Raises:
         FogError: The checkpoint cannot be read, or the bundle cannot be written.
@@ -186,12 +243,15 @@ def export_bundle(policy: str | os.PathLike[str], output: str | os.PathLike[str]
     actor = Actor(ActorCriticConfig(**manifest["actor_critic"]))
     checkpoint.load_into(local, "local")
     checkpoint.load_into(actor, "actor")
-    return write_bundle(
+    bundle = write_bundle(
         local,
         actor,
         output,
         {k: v for k, v in manifest.items() if k not in _ONLY_TRAINING},
     )
+    if store is None or not has_range(store):
+        return bundle
+    return add_surprise(bundle, store)
 
 
 def write_bundle(
@@ -217,15 +277,20 @@ def write_bundle(
     # The hash is that of the file, so the file is written first, in the same swap.
     save_checkpoint(output, {WEIGHTS: weights}, content)
     file = Path(output) / f"{WEIGHTS}.safetensors"
-    manifest_file = Path(output) / MANIFEST
+    _edit_manifest(Path(output), {"weights_sha256": _sha256(file)})
+    return load_bundle(output)
+
+
+def _edit_manifest(bundle: Path, changes: dict[str, Any]) -> None:
+    """Replace entries of the manifest in one go."""
+    manifest_file = bundle / MANIFEST
     part = manifest_file.with_suffix(".json.part")
     try:
         written = json.loads(manifest_file.read_text(encoding="utf-8"))
-        part.write_text(json.dumps({**written, "weights_sha256": _sha256(file)}, indent=1))
+        part.write_text(json.dumps({**written, **changes}, indent=1))
         part.rename(manifest_file)
     except OSError as error:
-        raise FogError(f"bundle {output}: cannot be written: {error}") from error
-    return load_bundle(output)
+        raise FogError(f"bundle {bundle}: cannot be written: {error}") from error
 
 
 def _sha256(file: Path) -> str:

@@ -2,15 +2,25 @@
 
 Pure functions without ROS. A tick describes its :class:`Situation`; :func:`filter_command` turns
 the proposed command into the one to publish. Whatever speaks against moving gives a zero command
-at once, with every reason named; otherwise the command is clipped to the task's bounds and its
-change limited to the task's slew rate.
+at once, with every reason named; otherwise the command is clipped to the task's bounds, and its
+change is limited to the task's slew rate and jerk.
+
+What runs the filter keeps three things from tick to tick and does no more than
+
+    verdict = filter_command(task, situation, proposed, previous, dt_s, rate)
+    previous, rate = verdict.command, verdict.rate
+    emergency_stop.obey(verdict)
+
+The last line makes a stop that only a person may lift (a fall, say) stay until the reset.
+A rule that needs a topic is off where the task names none; where it names one, the field of the
+situation that goes with it must be filled in, for "nothing came yet" is a stop as well.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -21,7 +31,10 @@ from fog_world_model.task import TaskConfig
 
 Command = npt.NDArray[np.float64]
 
-Cause = Literal["image", "proprioception", "tilt", "deadman", "emergency_stop", "policy", "clock"]
+Cause = Literal[
+    "image", "proprioception", "tilt", "fall", "temperature", "battery", "geofence",
+    "out_of_distribution", "deadman", "emergency_stop", "policy", "clock",
+]  # fmt: skip
 """What can stop the robot: the keys under which stops are counted."""
 
 _OTHER_CLOCK_S = 10.0
@@ -35,6 +48,8 @@ class Reason:
     cause: Cause
     detail: str
     """For a person: the topic, the value and the limit."""
+    latching: bool = False
+    """Whether the robot stays stopped once this is over, until a person resets it."""
 
     def __str__(self) -> str:
         """Cause and detail in one line."""
@@ -58,7 +73,20 @@ class Situation:
     emergency_stop: str | None = None
     """Who stopped the robot, as long as nobody has reset it (:class:`EmergencyStop`)."""
     faults: tuple[Reason, ...] = ()
-    """What the caller found wrong itself (an observation that is not complete, say)."""
+    """What the caller found wrong itself: an observation that is not complete, or what
+    :class:`fog_policy.surprise.SurpriseGuard` says."""
+    temperature_c: Sequence[float] | None = None
+    """Newest values of ``safety.temperature.fields``, degrees Celsius."""
+    temperature_age_s: float | None = None
+    """Now minus that message's stamp."""
+    battery_v: float | None = None
+    """Newest value of ``safety.battery.field``, V."""
+    battery_age_s: float | None = None
+    """Now minus that message's stamp."""
+    position_m: Sequence[float] | None = None
+    """Newest ``[x, y]`` on the geofence's odometry topic (``pose.pose.position``)."""
+    position_age_s: float | None = None
+    """Now minus that message's stamp."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +98,11 @@ class Verdict:
     stops: tuple[Reason, ...] = ()
     """Not empty: the command is zero for these reasons."""
     limits: tuple[str, ...] = ()
-    """``bounds`` or ``slew`` where the proposed command was changed."""
+    """``bounds``, ``slew`` or ``jerk`` where the proposed command was changed."""
+    rate: Command = field(default_factory=lambda: np.zeros(0))
+    """``[action]``: rate of change with which ``command`` was reached, physical units per second;
+    zero after a stop. To be given to the next call. Empty, which is zero, where no filter
+    computed it."""
 
 
 class EmergencyStop:
@@ -85,8 +117,14 @@ class EmergencyStop:
         if self.reason is None:
             self.reason = reason
 
+    def obey(self, verdict: Verdict) -> None:
+        """Engage when the verdict stops the robot for a reason that latches."""
+        for reason in verdict.stops:
+            if reason.latching:
+                self.engage(str(reason))
+
     def reset(self) -> None:
-        """Let the robot move again."""
+        """Let the robot move again; what latches and still holds stops it at the next tick."""
         self.reason = None
 
 
@@ -110,32 +148,36 @@ def filter_command(
     proposed: npt.ArrayLike | None,
     previous: npt.ArrayLike,
     dt_s: float,
+    previous_rate: npt.ArrayLike | None = None,
 ) -> Verdict:
     """Turn a proposed command into the one to publish.
 
     Args:
-        task: Bounds, slew rates and timeouts.
+        task: Bounds, slew rates, jerks and timeouts.
         situation: What is known at this tick.
         proposed: ``[action]`` in physical units; None when the policy was not asked.
         previous: ``[action]``: what was published last.
         dt_s: Seconds since then. More than one control period permits no larger step, so that a
-            pause does not save up for a jump.
+            pause does not save up for a jump; less is right for a command hold that publishes
+            more often than the policy acts.
+        previous_rate: ``[action]``: ``rate`` of the verdict before; zeros at the start. None: the
+            jerk is not bounded.
 
     Returns:
-        A finite command within the bounds. It differs from ``previous`` by no more than the slew
-        rate allows, except where it is zero because of ``stops``.
+        A finite command within the bounds. Except where it is zero because of ``stops``, it
+        differs from ``previous`` by no more than the slew rate allows, and its rate from
+        ``previous_rate`` by no more than the jerk allows.
     """
-    zero = np.zeros(task.action_size)
+    size = task.action_size
     stops = stop_reasons(task, situation)
-    if proposed is None:
-        if not stops:
-            stops = (Reason("policy", "no command was computed"),)
-        return Verdict(zero, stops)
-    wanted = np.asarray(proposed, np.float64)
-    if not np.isfinite(wanted).all():
-        stops = (*stops, Reason("policy", f"the command is not finite: {wanted.tolist()}"))
+    wanted = np.zeros(size)
+    if proposed is not None:
+        wanted = np.asarray(proposed, np.float64)
+        stops += _output_reasons(task, wanted)
+    elif not stops:
+        stops = (Reason("policy", "no command was computed"),)
     if stops:
-        return Verdict(zero, stops)
+        return Verdict(np.zeros(size), stops, rate=np.zeros(size))
 
     low, high = np.asarray(task.action.low), np.asarray(task.action.high)
     limits = []
@@ -143,14 +185,90 @@ def filter_command(
     # What is printed as a bound may lie one float32 rounding beside it: not worth a report.
     if np.abs(within - wanted).max() > 1e-6 * (high - low).max():
         limits.append("bounds")
-    last = np.clip(np.nan_to_num(np.asarray(previous, np.float64)), low, high)
+    last = np.clip(_finite(previous), low, high)
+    slew = np.asarray(task.safety.slew_per_s)
     step_s = min(dt_s, 1.0 / task.control_hz) if dt_s > 0 else 0.0
-    largest = np.asarray(task.safety.slew_per_s) * step_s
-    change = np.clip(within - last, -largest, largest)
-    command = np.clip(last + change, low, high)
-    if np.abs(command - within).max() > 1e-9:
+    slewed = last + np.clip(within - last, -slew * step_s, slew * step_s)
+    if np.abs(slewed - within).max() > 1e-9:
         limits.append("slew")
-    return Verdict(command, limits=tuple(limits))
+    jerk = np.full(size, np.inf)
+    rate = np.zeros(size)
+    if previous_rate is not None:
+        rate = np.clip(_finite(previous_rate), -slew, slew) if np.size(previous_rate) else rate
+        bound = np.asarray(task.safety.jerk(task.control_hz))
+        jerk = np.where(bound > 0, bound, np.inf)
+    if step_s > 0:
+        rate = _next_rate(within - last, last - low, high - last, rate, slew, jerk, step_s)
+    command = np.clip(last + rate * step_s, low, high)
+    # Dividing by the step and multiplying by it again is no reason to miss the target by a bit.
+    command = np.where(np.abs(command - slewed) < 1e-12, np.clip(slewed, low, high), command)
+    if np.abs(command - slewed).max() > 1e-9:
+        limits.append("jerk")
+    return Verdict(command, limits=tuple(limits), rate=rate)
+
+
+def _next_rate(
+    change: Command,
+    to_low: Command,
+    to_high: Command,
+    rate: Command,
+    slew: Command,
+    jerk: Command,
+    step_s: float,
+) -> Command:
+    """The rate of the coming step: fast towards the target, and always able to brake in time.
+
+    A rate r that falls by jerk J per second covers no more than r^2 / 2J before it is zero,
+    however the time is cut into steps. So a step of length h may end in a rate r with
+
+        r h + r^2 / 2J <= D,   r <= 2D / (h + sqrt(h^2 + 2D / J)),
+
+    where D is the distance to the bound. One who keeps this can brake by J alone in every later
+    step and never meets the bound, so bounds, slew rate and jerk can all be kept at once.
+
+    Args:
+        change: Target minus last command.
+        to_low: Last command minus the lower bound, not negative.
+        to_high: Upper bound minus the last command, not negative.
+        rate: Of the step before.
+        slew: Largest rate.
+        jerk: Largest change of the rate per second; may be infinite.
+        step_s: Length of the step, above 0.
+    """
+
+    def brakeable(distance: Command) -> Command:
+        root = np.sqrt(step_s**2 + 2.0 * distance / jerk)
+        with np.errstate(over="ignore"):  # a step of nearly no length: the slew rate decides
+            return np.asarray(2.0 * distance / (step_s + root))
+
+    target = np.sign(change) * brakeable(np.abs(change))
+    lowest = np.maximum(rate - jerk * step_s, np.maximum(-slew, -brakeable(to_low)))
+    highest = np.minimum(rate + jerk * step_s, np.minimum(slew, brakeable(to_high)))
+    return np.asarray(np.minimum(np.maximum(target, lowest), highest))
+
+
+def _finite(values: npt.ArrayLike) -> Command:
+    return np.nan_to_num(np.asarray(values, np.float64))
+
+
+def _output_reasons(task: TaskConfig, wanted: Command) -> tuple[Reason, ...]:
+    """What is wrong with the policy's output itself, ``[action]`` in physical units."""
+    action, tolerance = task.action, task.safety.out_of_range
+    if wanted.shape != (task.action_size,):
+        return (Reason("policy", f"{wanted.shape} is no command of {task.action_size} fields"),)
+    if not np.isfinite(wanted).all():
+        return (Reason("policy", f"the command is not finite: {wanted.tolist()}"),)
+    reasons = []
+    values = wanted.tolist()
+    for name, value, low, high in zip(action.fields, values, action.low, action.high, strict=True):
+        beyond = max(value - high, low - value) / (high - low)
+        if tolerance > 0 and beyond > tolerance:
+            detail = (
+                f"{name} {value:.3g} lies {beyond:.2g} ranges outside [{low:g}, {high:g}] (limit "
+                f"{tolerance:g})"
+            )
+            reasons.append(Reason("policy", detail))
+    return tuple(reasons)
 
 
 def stop_reasons(task: TaskConfig, situation: Situation) -> tuple[Reason, ...]:
@@ -162,22 +280,39 @@ def stop_reasons(task: TaskConfig, situation: Situation) -> tuple[Reason, ...]:
     # A fault says more than the age of the same stream would.
     known = {reason.cause for reason in reasons}
     if "image" not in known:
-        reasons += _age_reasons(
-            "image", task.image.topic, situation.image_age_s, safety.image_timeout_s
-        )
+        limit_s = safety.timeouts_s.get(task.image.topic, safety.image_timeout_s)
+        reasons += _age_reasons("image", task.image.topic, situation.image_age_s, limit_s)
     if "proprioception" not in known:
         for topic, age_s in situation.proprioception_age_s.items():
-            reasons += _age_reasons("proprioception", topic, age_s, safety.proprioception_timeout_s)
+            limit_s = safety.timeouts_s.get(topic, safety.proprioception_timeout_s)
+            reasons += _age_reasons("proprioception", topic, age_s, limit_s)
     if safety.tilt_topic:
         reasons += _tilt_reasons(task, situation)
+    reasons += _temperature_reasons(task, situation)
+    reasons += _battery_reasons(task, situation)
+    reasons += _geofence_reasons(task, situation)
     if safety.deadman_topic:
         held_s = situation.deadman_age_s
         if held_s is None or not held_s <= safety.deadman_timeout_s:
-            silent = "" if held_s is None else f": nothing came for {held_s:.2f} s"
-            reasons.append(
-                Reason("deadman", f"no button is held on {safety.deadman_topic}{silent}")
-            )
+            limit_s = safety.deadman_timeout_s
+            button = safety.deadman_button
+            detail = "no button is held" if button < 0 else f"button {button} is not held"
+            detail += f" on {safety.deadman_topic}"
+            if held_s is not None:
+                detail += f": nothing came for {held_s:.2f} s (limit {limit_s:g} s)"
+            reasons.append(Reason("deadman", detail))
     return tuple(reasons)
+
+
+def is_held(task: TaskConfig, buttons: Sequence[int]) -> bool:
+    """Whether a sensor_msgs/msg/Joy says that the dead-man's switch is held.
+
+    Args:
+        task: Names the button, or any.
+        buttons: ``buttons`` of the message; a joystick without the button never holds it.
+    """
+    wanted = task.safety.deadman_button
+    return any(buttons) if wanted < 0 else wanted < len(buttons) and bool(buttons[wanted])
 
 
 def tilt_rad(orientation: Sequence[float]) -> float:
@@ -210,19 +345,71 @@ def _age_reasons(cause: Cause, topic: str, age_s: float | None, limit_s: float) 
 
 
 def _tilt_reasons(task: TaskConfig, situation: Situation) -> list[Reason]:
-    safety = task.safety
+    safety, topic = task.safety, task.safety.tilt_topic
     # What looks after the robot's balance is proprioception, wherever the policy looks itself.
-    late = _age_reasons(
-        "tilt", safety.tilt_topic, situation.orientation_age_s, safety.proprioception_timeout_s
-    )
+    limit_s = safety.timeouts_s.get(topic, safety.proprioception_timeout_s)
+    late = _age_reasons("tilt", topic, situation.orientation_age_s, limit_s)
     if late or situation.orientation is None:
-        return late or [Reason("tilt", f"no orientation came on {safety.tilt_topic} yet")]
+        return late or [Reason("tilt", f"no orientation came on {topic} yet")]
     tilt = tilt_rad(situation.orientation)
     if math.isnan(tilt):
         quaternion = [round(float(v), 3) for v in situation.orientation]
-        return [
-            Reason("tilt", f"{safety.tilt_topic} has no orientation: {quaternion} is no rotation")
-        ]
+        return [Reason("tilt", f"{topic} has no orientation: {quaternion} is no rotation")]
+    # A task that lets the robot tilt further than this does not call it a fall.
+    fall_rad = max(safety.fall_tilt_rad, safety.max_tilt_rad)
+    if safety.fall_tilt_rad > 0 and tilt > fall_rad:
+        detail = f"fallen: tilted by {tilt:.2f} rad (limit {fall_rad:g} rad)"
+        return [Reason("fall", detail, latching=True)]
     if tilt > safety.max_tilt_rad:
         return [Reason("tilt", f"tilted by {tilt:.2f} rad (limit {safety.max_tilt_rad:g} rad)")]
     return []
+
+
+def _temperature_reasons(task: TaskConfig, situation: Situation) -> list[Reason]:
+    watch, found = task.safety.temperature, situation.temperature_c
+    if watch is None:
+        return []
+    late = _age_reasons("temperature", watch.topic, situation.temperature_age_s, watch.max_age_s)
+    if late or found is None or len(found) != len(watch.fields):
+        return late or [Reason("temperature", f"no temperature came on {watch.topic} yet")]
+    reasons = []
+    for name, value in zip(watch.fields, found, strict=True):
+        if not math.isfinite(value):
+            reasons.append(Reason("temperature", f"{watch.topic} {name} is not finite: {value}"))
+        elif value > watch.max_c:
+            detail = f"{watch.topic} {name} is {value:.1f} C (limit {watch.max_c:g} C)"
+            reasons.append(Reason("temperature", detail, latching=True))
+    return reasons
+
+
+def _battery_reasons(task: TaskConfig, situation: Situation) -> list[Reason]:
+    watch, found = task.safety.battery, situation.battery_v
+    if watch is None:
+        return []
+    late = _age_reasons("battery", watch.topic, situation.battery_age_s, watch.max_age_s)
+    if late or found is None:
+        return late or [Reason("battery", f"no voltage came on {watch.topic} yet")]
+    if not math.isfinite(found):
+        return [Reason("battery", f"{watch.topic} {watch.field} is not finite: {found}")]
+    if found < watch.min_v:
+        # The voltage recovers as soon as the load is gone: without a latch it would go on and off.
+        detail = f"{watch.topic} {watch.field} is {found:.2f} V (limit {watch.min_v:g} V)"
+        return [Reason("battery", detail, latching=True)]
+    return []
+
+
+def _geofence_reasons(task: TaskConfig, situation: Situation) -> list[Reason]:
+    fence, found = task.safety.geofence, situation.position_m
+    if fence is None:
+        return []
+    late = _age_reasons("geofence", fence.topic, situation.position_age_s, fence.max_age_s)
+    if late or found is None or len(found) < 2:
+        return late or [Reason("geofence", f"no position came on {fence.topic} yet")]
+    reasons = []
+    for name, value, (low, high) in zip("xy", found, (fence.x_m, fence.y_m), strict=False):
+        if not math.isfinite(value):
+            reasons.append(Reason("geofence", f"{fence.topic} {name} is not finite: {value}"))
+        elif not low <= value <= high:
+            detail = f"{fence.topic} {name} is {value:.2f} m (limits [{low:g}, {high:g}] m)"
+            reasons.append(Reason("geofence", detail, latching=True))
+    return reasons

@@ -89,7 +89,7 @@ def train_policy(
     """
     trainer, manifest = fog_trainer(store, global_checkpoint, local_checkpoint, config)
     result = train_learner(trainer, loop, output, manifest, resume=resume)
-    export_bundle(output, bundle)
+    export_bundle(output, bundle, store)
     return result
 
 

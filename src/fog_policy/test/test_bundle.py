@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from fog_policy.actor_critic import Actor, ActorCriticConfig
-from fog_policy.bundle import Controller, export_bundle, load_bundle
+from fog_policy.bundle import Controller, add_surprise, export_bundle, load_bundle
 from fog_policy.fog_config import FogConfig
 from fog_policy.policy_training import PolicyLoopConfig
+from fog_policy.surprise import SurpriseGuard, surprise_of_store
 from fog_policy.train_policy import train_policy
 from fog_world_model.data.episodes import Episode, EpisodeStore
 from fog_world_model.data.windows import WindowSampler
@@ -126,6 +127,58 @@ def test_what_is_in_a_bundle(runs: Path, tiny_store: EpisodeStore) -> None:
     np.testing.assert_allclose(manifest["normalisation"]["mean"], tiny_store.normalisation.mean)
 
 
+def test_surprise_of_the_controller_is_what_its_range_was_made_of(
+    runs: Path, tiny_store: EpisodeStore
+) -> None:
+    bundle = load_bundle(runs / "bundle")
+    controller = bundle.controller()
+    assert controller.surprise is None
+    local, _ = bundle.networks()
+    index = int(tiny_store.split("validation")[0])
+    (expected,) = surprise_of_store(
+        local.eval(), bundle.checkpoint.normalisation, tiny_store, [index]
+    )
+    episode, previous, found = tiny_store.episode(index), np.zeros(3, np.float32), []
+    for t in range(len(episode)):
+        controller.act(episode.image[t], episode.proprioception[t], previous)
+        found.append(controller.surprise)
+        previous = episode.action[t]
+    np.testing.assert_allclose(np.asarray(found, float), expected, rtol=1e-3, atol=1e-5)
+    controller.reset()
+    assert controller.surprise is None
+
+
+def test_range_of_the_surprise_is_kept_in_the_manifest(
+    bundle: Path, tiny_store: EpisodeStore
+) -> None:
+    """With the weights untouched; and a bundle without it loads, and its guard is off."""
+    exported = load_bundle(bundle).surprise
+    edit_manifest(bundle, lambda m: m.pop("surprise"))
+    before = load_bundle(bundle)
+    assert before.surprise is None
+    assert SurpriseGuard(before.surprise).off is not None
+    after = add_surprise(before, tiny_store)
+    assert after.surprise is not None
+    assert after.surprise == exported, "training exports it with the range"
+    # Two held-out episodes of 31 steps: 26 after the warm-up, 24 threes in a row.
+    assert (after.surprise.judged, after.surprise.episodes) == (48, 2)
+    assert after.surprise.data_hash == tiny_store.data_hash
+    assert SurpriseGuard(after.surprise).off is None
+    kept = {k: v for k, v in after.manifest.items() if k != "surprise"}
+    assert kept == before.manifest
+    after.controller()
+
+
+def test_recordings_of_another_task_give_no_range(bundle: Path, tiny_store: EpisodeStore) -> None:
+    content = tiny_store.task.to_dict()
+    content["control_hz"] = 10.0
+    edit_manifest(bundle, lambda m: m.update(task=content, task_hash=task_from_dict(content).hash))
+    before = (bundle / "manifest.json").read_bytes()
+    with pytest.raises(FogError, match=r"episode store .* was made for task"):
+        add_surprise(load_bundle(bundle), tiny_store)
+    assert (bundle / "manifest.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("image", "proprioception"),
     [((16, 24, 3), 2), ((16, 16), 2), ((3, 16, 16), 2), ((16, 16, 3), 3)],
@@ -163,6 +216,7 @@ def flip_a_bit(bundle: Path) -> None:
             lambda b: edit_manifest(b, lambda m: m.pop("weights_sha256")),
             "weights_sha256 is missing",
         ),
+        (lambda b: edit_manifest(b, lambda m: m.update(surprise={"steps": 3})), "surprise in the"),
         (lambda b: edit_manifest(b, lambda m: m.pop("local_config")), "local_config is missing"),
         (lambda b: edit_manifest(b, lambda m: m["actor_critic"].update(hidden=8)), "does not fit"),
         (lambda b: edit_manifest(b, lambda m: m.update(kind="policy")), "kind is 'policy'"),

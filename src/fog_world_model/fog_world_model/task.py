@@ -24,6 +24,7 @@ import numpy.typing as npt
 import yaml
 
 from fog_world_model.errors import FogError
+from fog_world_model.safety_config import SafetyConfig
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -110,22 +111,6 @@ class EpisodeConfig:
 
 
 @dataclass(frozen=True)
-class SafetyConfig:
-    """Bounds that the deployed policy may not leave; on by default."""
-
-    slew_per_s: tuple[float, ...]
-    """Largest change of each command field per second, physical units."""
-    image_timeout_s: float = 0.5
-    proprioception_timeout_s: float = 0.3
-    tilt_topic: str = ""
-    """sensor_msgs/msg/Imu topic whose orientation is watched; empty: tilt is not watched."""
-    max_tilt_rad: float = 0.6
-    deadman_topic: str = ""
-    """sensor_msgs/msg/Joy topic that must show a held button; empty: no dead-man's switch."""
-    deadman_timeout_s: float = 0.5
-
-
-@dataclass(frozen=True)
 class TaskConfig:
     """The contract between all stages. Load it with :func:`load_task`."""
 
@@ -162,11 +147,8 @@ class TaskConfig:
             all(low < high for low, high in zip(self.action.low, self.action.high, strict=True)),
             "action.low must lie below action.high for every field",
         )
-        _require(
-            len(self.safety.slew_per_s) == len(self.action.fields),
-            "safety.slew_per_s needs one value for each of action.fields",
-        )
-        _require(all(s > 0 for s in self.safety.slew_per_s), "safety.slew_per_s must be positive")
+        watched = {self.image.topic, *(stream.topic for stream in self.proprioception)}
+        self.safety.require_valid(len(self.action.fields), watched)
         _require(0 < self.control_hz <= 1000, "control_hz must be in (0, 1000]")
         _require(self.episode.max_steps > 1, "episode.max_steps must be at least 2")
         for side in ("height", "width"):
@@ -226,7 +208,8 @@ class TaskConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts and scalars; :func:`task_from_dict` is the inverse."""
-        return typing.cast("dict[str, Any]", json.loads(json.dumps(dataclasses.asdict(self))))
+        content = typing.cast("dict[str, Any]", json.loads(json.dumps(dataclasses.asdict(self))))
+        return {**content, "safety": self.safety.to_dict()}
 
     @cached_property
     def hash(self) -> str:

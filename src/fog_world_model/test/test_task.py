@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -105,6 +106,17 @@ def test_hash_changes_with_the_content(
         (lambda c: c["action"].update(low=[1.0, 0.0]), "action.low must lie below action.high"),
         (lambda c: c["safety"].update(slew_per_s=[1.0]), "safety.slew_per_s needs one value"),
         (lambda c: c["safety"].update(slew_per_s=[1.0, 0.0]), "safety.slew_per_s must be positive"),
+        (lambda c: c["safety"].update(jerk_per_s2=[1.0]), "safety.jerk_per_s2 needs one value"),
+        (lambda c: c["safety"].update(jerk_per_s2=[1.0, -1.0]), "jerk_per_s2 must not be negative"),
+        (lambda c: c["safety"].update(surprise_margin=-1.0), "surprise_margin must not be neg"),
+        (lambda c: c["safety"].update(deadman_button=-2), "safety.deadman_button must be an"),
+        (lambda c: c["safety"].update(timeouts_s={"/imu": 1.0}), "/imu is no topic of the camera"),
+        (lambda c: c["safety"].update(timeouts_s={"/odom": 0.0}), "/odom must be positive"),
+        (lambda c: c["safety"].update(battery={"topic": "/b"}), "safety.battery.min_v is missing"),
+        (
+            lambda c: c["safety"].update(geofence={"topic": "/o", "x_m": [1, 0], "y_m": [0, 1]}),
+            "safety.geofence.x_m must be [lowest, highest]",
+        ),
         (lambda c: c.update(control_hz=0), "control_hz must be in (0, 1000]"),
         (lambda c: c["episode"].update(max_steps=1), "episode.max_steps must be at least 2"),
         (lambda c: c["image"].update(width=20), "image.width must be a multiple of 8"),
@@ -142,6 +154,75 @@ def test_file_that_is_no_task(tmp_path: Path, data: bytes, message: str) -> None
     (tmp_path / "task.yaml").write_bytes(data)
     with pytest.raises(FogError, match=rf"task\.yaml: .*{message}"):
         load_task(tmp_path / "task.yaml")
+
+
+SHIPPED = {
+    "push_cube": "46136fd6bb13",
+    "push_cube_markers": "d1f915faf90d",
+    "pusht": "9df198dabf39",
+    "pusht_easy": "5457406f82ac",
+    "pusht_image": "279da4110df6",
+    "reach_cube": "07587cfa0d16",
+}
+"""Task -> first digits of the hash that bags, stores, worlds and bundles out there carry."""
+
+
+def test_no_new_option_changes_the_hash_of_a_shipped_task() -> None:
+    folder = Path(__file__).parents[2] / "fog_bringup" / "config" / "tasks"
+    found = {path.stem: load_task(path).hash[:12] for path in folder.glob("*.yaml")}
+    assert found == SHIPPED
+
+
+def test_later_safety_options_count_only_where_they_are_not_at_their_default(
+    content: Content, tiny_task: TaskConfig
+) -> None:
+    defaults = {
+        "timeouts_s": {},
+        "jerk_per_s2": [],
+        "out_of_range": 1,
+        "fall_tilt_rad": 1.0,
+        "deadman_button": -1,
+        "temperature": None,
+        "battery": None,
+        "geofence": None,
+        "surprise_margin": 1.0,
+    }
+    content["safety"].update(defaults)
+    spelled_out = task_from_dict(content)
+    assert spelled_out == tiny_task
+    assert spelled_out.hash == tiny_task.hash
+    # An older version of the stack, which knows none of them, still reads the task.
+    assert not set(defaults) & set(spelled_out.to_dict()["safety"])
+    changes: dict[str, Any] = {
+        "timeouts_s": {"/odom": 0.1},
+        "jerk_per_s2": [1.0, 2.0],
+        "out_of_range": 0.0,
+        "fall_tilt_rad": 0.0,
+        "deadman_button": 4,
+        "temperature": {
+            "topic": "/motor",
+            "type": "sensor_msgs/msg/Temperature",
+            "fields": ["temperature"],
+            "max_c": 70.0,
+        },
+        "battery": {"topic": "/battery", "min_v": 25.0},
+        "geofence": {"topic": "/odom", "x_m": [-1.0, 2.0], "y_m": [-1.0, 1.0]},
+        "surprise_margin": 0.0,
+    }
+    hashes = {tiny_task.hash}
+    for name, value in changes.items():
+        changed = {**content, "safety": {**content["safety"], name: value}}
+        task = task_from_dict(changed)
+        assert task_from_dict(task.to_dict()) == task
+        hashes.add(task.hash)
+    assert len(hashes) == 1 + len(changes)
+
+
+def test_jerk_bound_by_hand(tiny_task: TaskConfig) -> None:
+    """Slew rates of 8 and 12 per second, reached in a tenth of 0.2 s, are 400 and 600 per s^2."""
+    assert tiny_task.safety.jerk(5.0) == pytest.approx((400.0, 600.0))
+    own = dataclasses.replace(tiny_task.safety, jerk_per_s2=(7.0, 0.0))
+    assert own.jerk(5.0) == (7.0, 0.0)
 
 
 def test_missing_file(tmp_path: Path) -> None:
