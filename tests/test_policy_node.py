@@ -52,16 +52,17 @@ def parameters(**values: Any) -> list[str]:
 
 
 def end(node: NodeProcess, number: signal.Signals, robot: SyntheticRobot) -> None:
-    """Send a signal, twice: exit status 0 within 2 s, and the last command is zero."""
+    """Send a signal, twice: the last command is zero within 2 s, and the exit status 0."""
     begin = time.monotonic()
     node.send(number)
     time.sleep(0.15)
     # As under a launcher, which passes on the Ctrl-C that the terminal has sent to all.
     with contextlib.suppress(ProcessLookupError, RuntimeError):
         node.send(number)
-    assert node.wait(10) == 0
-    assert time.monotonic() - begin < 2.0
+    # The node goes on for as long as the report's picture takes, and says nothing more.
+    assert node.wait(20) == 0
     robot.wait(lambda: robot.commands[-1][1] == 0.0, "the last command is not zero")
+    assert robot.commands[-1][0] - begin < 2.0
 
 
 def test_drives_and_stops(

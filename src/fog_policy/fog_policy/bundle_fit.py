@@ -83,7 +83,8 @@ def _rate_misfit(task: TaskConfig, topic: str, stamps_ns: Sequence[int | None]) 
     interval_s = float(np.median(np.diff(known))) / 1e9
     if interval_s <= TOO_SLOW / task.control_hz:
         return []
-    return [
+    sentence = (
         f"{topic} comes at {1 / interval_s:.3g} Hz, but task '{task.name}' decides at "
         f"{task.control_hz:g} Hz and needs a new message for every decision"
-    ]
+    )
+    return [sentence]

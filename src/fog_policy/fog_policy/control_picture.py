@@ -8,7 +8,6 @@ A process of its own: drawing takes a second, and the node that asks for it may 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     part = Path(f"{target}.part")
     report = json.loads(Path(source).read_text(encoding="utf-8"))
     draw(report).savefig(part, format="png", dpi=110)
-    os.replace(part, target)
+    part.replace(target)
     return 0
 
 

@@ -80,7 +80,12 @@ def _endpoint_misfit(
     who = f"by /{other.node_name}"
     if other.topic_type != kind:
         return [f"{topic} is {verb} {who} as {other.topic_type}, but the bundle has it as {kind}"]
-    compatible, reason = qos_check_compatible(sends, hears)
+    compatible, reason = qos_check_compatible(_kinds(sends), _kinds(hears))
     if compatible == QoSCompatibility.ERROR:
         return [f"{topic} {verb} {who}: its QoS does not fit ({reason})"]
     return []
+
+
+def _kinds(qos: QoSProfile) -> QoSProfile:
+    """Reliability and durability alone: the graph shows "no deadline" as a very long one."""
+    return QoSProfile(depth=1, reliability=qos.reliability, durability=qos.durability)
