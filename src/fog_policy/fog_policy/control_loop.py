@@ -133,6 +133,8 @@ class ControlLoop:
         """What the policy proposes is multiplied by this, in [0, 1], in physical units."""
         self._shadow = shadow
         self._episode = 0
+        self._fresh = False
+        """Whether the policy's state goes on from the last observation."""
         self._controller = controller
         self._steady_s = steady_s
         self._buffer = ObservationBuffer(task)
@@ -329,7 +331,6 @@ class ControlLoop:
     def _forget(self) -> None:
         """The next observation is the first of an episode for the policy."""
         self._fresh = False
-        """Whether the policy's state goes on from the last observation."""
         self._episode += 1
 
     def _observe(self, now_ns: int, faults: list[Reason]) -> LiveObservation | None:
