@@ -98,14 +98,14 @@ class SyntheticRobot:
 
     def call(self, service: str, timeout_s: float = 30.0) -> tuple[bool, str]:
         """Call a Trigger service."""
-        response = self._call(Trigger, service, Trigger.Request(), timeout_s)
+        response = self.request(Trigger, service, Trigger.Request(), timeout_s)
         return bool(response.success), str(response.message)
 
     def change_state(self, transition: str, timeout_s: float = 60.0) -> bool:
         """Ask the policy node for a lifecycle transition, by its label."""
         request = ChangeState.Request()
         request.transition.label = transition
-        response = self._call(ChangeState, "/policy_node/change_state", request, timeout_s)
+        response = self.request(ChangeState, "/policy_node/change_state", request, timeout_s)
         return bool(response.success)
 
     def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> None:
@@ -143,7 +143,8 @@ class SyntheticRobot:
         assert [x for _, x in self.commands[first:]] == [0.0] * len(self.commands[first:])
         return next(t for level, t, _ in self.diagnostics[before:] if f"{cause}: " in t)
 
-    def _call(self, kind: Any, service: str, request: Any, timeout_s: float) -> Any:
+    def request(self, kind: Any, service: str, request: Any, timeout_s: float) -> Any:
+        """Call any service and wait for its answer."""
         client = self.node.create_client(kind, service)
         try:
             assert client.wait_for_service(timeout_s), f"{service} is not there"

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from geometry_msgs.msg import Twist
 from processes import NodeProcess
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from synthetic_robot import SyntheticRobot
 from toy_bundle import write_toy_bundle
 
-from fog_world_model.task import TaskConfig
+from fog_world_model.task import TaskConfig, task_from_dict
 
 ACTION = (0.5, -0.5, 0.25)
 LINEAR_X = 0.4
@@ -52,16 +55,17 @@ def parameters(**values: Any) -> list[str]:
 
 
 def end(node: NodeProcess, number: signal.Signals, robot: SyntheticRobot) -> None:
-    """Send a signal, twice: exit status 0 within 2 s, and the last command is zero."""
+    """Send a signal, twice: the last command is zero within 2 s, and the exit status 0."""
     begin = time.monotonic()
     node.send(number)
     time.sleep(0.15)
     # As under a launcher, which passes on the Ctrl-C that the terminal has sent to all.
     with contextlib.suppress(ProcessLookupError, RuntimeError):
         node.send(number)
-    assert node.wait(10) == 0
-    assert time.monotonic() - begin < 2.0
+    # The node goes on for as long as the report's picture takes, and says nothing more.
+    assert node.wait(20) == 0
     robot.wait(lambda: robot.commands[-1][1] == 0.0, "the last command is not zero")
+    assert robot.commands[-1][0] - begin < 2.0
 
 
 def test_drives_and_stops(
@@ -76,7 +80,9 @@ def test_drives_and_stops(
         assert len(robot.commands) == commands_before, "an inactive node published a command"
         assert robot.change_state("activate")
         robot.wait_until_driving()
-        assert robot.commands[-1][1] == pytest.approx(LINEAR_X, abs=1e-6)
+        wait_for_speed(robot, LINEAR_X)
+        approach = {round(x, 3) for _, x in robot.commands if 0 < x < LINEAR_X - 1e-3}
+        assert approach, "the first command was not approached in steps"
         robot.wait(
             lambda: robot.diagnostics[-1][:2] == (0, "driving"), "diagnostics do not say driving"
         )
@@ -112,10 +118,23 @@ def test_drives_and_stops(
         assert robot.call("/policy_node/reset_emergency_stop") == (True, "released")
         robot.wait_until_driving()
 
+        set_speed_scale(robot, 0.5)
+        wait_for_speed(robot, 0.5 * LINEAR_X)
+        assert not set_speed_scale(robot, 1.5), "beyond its range"
+        assert set_speed_scale(robot, 1.0)
+
         robot.episode += 1
         begin = time.monotonic()
+        sent = len(robot.commands)
         time.sleep(3.0)
         robot.wait_until_driving()
+        # 50 a second, with a wide margin for a busy machine; without the hold it would be 5.
+        assert len(robot.commands) - sent > 60
+        written, message = robot.call("/policy_node/write_report")
+        assert written and "achieved rate" in message and "report.png" in message
+        assert json.loads(report_path.read_text())["backend"] in ("onnx", "torch")
+        picture = report_path.with_suffix(".png")
+        robot.wait(picture.exists, "no picture was drawn", 30.0)
         assert robot.change_state("deactivate")
         measured_s = time.monotonic() - begin
         assert robot.commands[-1][1] == 0.0
@@ -131,13 +150,83 @@ def test_drives_and_stops(
         assert report["episodes"] == 2
         assert report["stops"]["emergency_stop"]["events"] == 1
         latency, inference = report["latency_ms"], report["inference_ms"]
-        # A tick comes 20 ms after an image; before that the image has travelled.
-        assert 10.0 < latency["p50"] < 100.0
+        # A tick comes 20 ms after an image; before that the image has travelled. On a machine that
+        # is busy with something else both wait for a processor.
+        assert 10.0 < latency["p50"] < 400.0
         assert 0.0 < inference["p50"] <= inference["p99"] <= inference["max"] <= latency["max"]
+        assert 0.0 < report["jitter_ms"]["p50"] < 20.0
+        assert report["published"] > 5 * report["commands"]
+        assert report["resets"] >= 2, "on activation, and with the new episode"
+        assert report_path.with_suffix(".txt").read_text().startswith("declared rate     5 Hz")
 
         assert robot.change_state("activate")
         robot.wait_until_driving()
         end(node, signal.SIGTERM, robot)
+
+
+def wait_for_speed(robot: SyntheticRobot, speed: float) -> None:
+    robot.wait(
+        lambda: robot.commands and abs(robot.commands[-1][1] - speed) < 1e-6,
+        f"linear.x does not become {speed}",
+    )
+
+
+def set_speed_scale(robot: SyntheticRobot, value: float) -> bool:
+    """As ``ros2 param set /policy_node speed_scale VALUE`` does; whether it was accepted."""
+    number = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value)
+    request = SetParameters.Request(parameters=[Parameter(name="speed_scale", value=number)])
+    response = robot.request(SetParameters, "/policy_node/set_parameters", request, 30.0)
+    return bool(response.results[0].successful)
+
+
+def test_in_shadow_it_computes_and_publishes_nothing(
+    bundle: Path, robot: SyntheticRobot, node_environment: dict[str, str], tmp_path: Path
+) -> None:
+    report_path = tmp_path / "report.json"
+    command = parameters(
+        bundle=str(bundle), report_path=str(report_path), autostart=True, shadow=True
+    )
+    driver = robot.node.create_publisher(Twist, "/cmd_vel", 10)
+    twist = Twist()
+    twist.linear.x = 0.1  # what somebody else tells the robot
+    with NodeProcess(command, node_environment) as node:
+        node.wait_for("driving, in shadow", 60.0)
+        for _ in range(30):
+            driver.publish(twist)
+            time.sleep(0.1)
+        assert node.stop() == 0
+    assert robot.commands
+    assert {x for _, x in robot.commands} == {0.1}, "a command of the node's own"
+    report = json.loads(report_path.read_text())
+    assert report["published"] == 0
+    assert report["commands"] > 5
+    assert report["shadow"]["commands"] > 5
+    # The policy wants 0.4 m/s, and the slew rate of 8 m/s^2 lets it get there from 0.1.
+    assert report["shadow"]["mean_absolute_difference"][0] == pytest.approx(0.3, abs=0.01)
+
+
+def test_a_bundle_that_does_not_fit_the_robot_is_refused(
+    tmp_path: Path, task: TaskConfig, robot: SyntheticRobot, node_environment: dict[str, str]
+) -> None:
+    content = task.to_dict()
+    content["proprioception"][0]["fields"][0] = "position.no_such_joint"
+    content["proprioception"][1]["type"] = "sensor_msgs/msg/MagneticField"
+    content["proprioception"][1]["fields"] = ["magnetic_field.x"]
+    content["safety"]["tilt_topic"] = ""
+    other = task_from_dict(content)
+    bundle = write_toy_bundle(other, tmp_path / "other", ACTION)
+    with NodeProcess(parameters(bundle=str(bundle), autostart=True), node_environment) as node:
+        assert node.wait(60) == 2
+        # Types come first: messages of another type cannot be looked at.
+        assert (
+            "/imu/data is published by /synthetic_robot as sensor_msgs/msg/Imu, but the bundle has "
+            "it as sensor_msgs/msg/MagneticField"
+        ) in node.output()
+    task.save(tmp_path / "task.yaml")
+    values = {"bundle": str(bundle), "task": str(tmp_path / "task.yaml"), "autostart": True}
+    with NodeProcess(parameters(**values), node_environment) as node:
+        assert node.wait(60) == 2
+        assert "They differ in" in node.output()
 
 
 def test_follows_simulated_time_and_stops_with_it(
@@ -151,6 +240,7 @@ def test_follows_simulated_time_and_stops_with_it(
         bundle=str(bundle), report_path=str(report_path), autostart=True, use_sim_time=True
     )
     with NodeProcess(command, node_environment) as node:
+        node.wait_for("driving", 60.0)  # PyTorch takes its time to load on a busy machine
         robot.wait_until_driving()
         before = len(robot.commands)
         time.sleep(3.0)

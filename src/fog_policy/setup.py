@@ -17,7 +17,9 @@ setup(
     install_requires=[
         "setuptools",
         "fog_world_model",
+        "matplotlib",
         "numpy",
+        "onnxruntime",
         "rich",
         "rsl-rl-lib",
         "safetensors",

@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+_JITTER_BIN_MS = 0.01
+_JITTER_BINS = 10_000
+"""Jitter is counted in bins, up to 100 ms: at 50 Hz, values would fill the memory in the end."""
+_SERIES = 5000
+"""The written report holds so many of the newest latencies and intervals, for its picture."""
 
 
 class ControlReport:
@@ -29,6 +36,18 @@ class ControlReport:
         """Control periods in which no command was published."""
         self.repeated_images = 0
         """Commands computed from an image that had been used before."""
+        self.resets = 0
+        """How often the policy forgot the past."""
+        self.overruns = 0
+        """Ticks at which the policy was still busy with the one before."""
+        self.published = 0
+        """Messages published, between the commands too."""
+        self.about: dict[str, Any] = {}
+        """What else is to be said: device, backend, ..."""
+        self._jitter = np.zeros(_JITTER_BINS + 1, np.int64)
+        self._jitter_max_ms = 0.0
+        self._differences = 0
+        self._difference: npt.NDArray[np.float64] | None = None
         self._period_ns = 1e9 / declared_hz
         self._last_ns: int | None = None
         self._intervals_ns = array("d")
@@ -71,6 +90,37 @@ class ControlReport:
         self.repeated_images += image_ns == self._image_ns
         self._image_ns = image_ns
 
+    def jittered(self, deviation_ns: float) -> None:
+        """Note by how much the time between two firings of the fastest timer was off.
+
+        Args:
+            deviation_ns: Wall time between them minus the timer's period; the sign does not count.
+        """
+        milliseconds = abs(deviation_ns) / 1e6
+        self._jitter[min(int(milliseconds / _JITTER_BIN_MS), _JITTER_BINS)] += 1
+        self._jitter_max_ms = max(self._jitter_max_ms, milliseconds)
+
+    def compared(self, difference: npt.NDArray[np.float64]) -> None:
+        """Note, in shadow mode, what the policy wanted minus what the robot was told.
+
+        Args:
+            difference: ``[action]``, physical units.
+        """
+        if self._difference is None:
+            self._difference = np.zeros_like(difference)
+        self._difference += np.abs(difference)
+        self._differences += 1
+
+    def end(self, now_ns: int) -> None:
+        """Count the deadlines missed since the last command: no further one will tell.
+
+        Args:
+            now_ns: When the loop ended, by the node's clock.
+        """
+        if self._last_ns is not None and now_ns - self._last_ns > 1.5 * self._period_ns:
+            self.missed_deadlines += round((now_ns - self._last_ns) / self._period_ns) - 1
+        self._last_ns = None
+
     def filtered(self, stops: Sequence[str], limits: Sequence[str]) -> None:
         """Note what the safety filter did to a command.
 
@@ -112,7 +162,44 @@ class ControlReport:
                 for cause in sorted(self._stopped_commands)
             },
             "limits": dict(sorted(self._limits.items())),
+            "resets": self.resets,
+            "overruns": self.overruns,
+            "published": self.published,
+            "jitter_ms": self._jitter_ms(),
+            **self._comparison(),
+            **self.about,
         }
+
+    def series(self) -> dict[str, list[float]]:
+        """The newest latencies, inference times and intervals one by one, ms, oldest first."""
+        arrays = {
+            "latency_ms": self._latency_ns,
+            "inference_ms": self._inference_ns,
+            "interval_ms": self._intervals_ns,
+        }
+        return {
+            name: [round(value / 1e6, 3) for value in values[-_SERIES:]]
+            for name, values in arrays.items()
+        }
+
+    def _comparison(self) -> dict[str, Any]:
+        if self._difference is None:
+            return {}
+        mean = (self._difference / self._differences).tolist()
+        return {"shadow": {"commands": self._differences, "mean_absolute_difference": mean}}
+
+    def _jitter_ms(self) -> dict[str, float | None]:
+        count = int(self._jitter.sum())
+        if count == 0:
+            return {"p50": None, "p99": None, "max": None}
+        below = np.cumsum(self._jitter)
+        # The upper end of the bin that holds the percentile.
+        p50, p99 = (
+            (int(np.searchsorted(below, share * count)) + 1) * _JITTER_BIN_MS
+            for share in (0.5, 0.99)
+        )
+        largest = self._jitter_max_ms
+        return {"p50": min(p50, largest), "p99": min(p99, largest), "max": largest}
 
     def summary(self) -> str:
         """The report in one line, for the log."""
@@ -125,13 +212,42 @@ class ControlReport:
             f"image to command {_line(latency)}; inference {_line(inference)}; stops: {stops}"
         )
 
+    def text(self) -> str:
+        """The report as lines for a person."""
+        report = self.to_dict()
+        lines = [
+            f"declared rate     {self.declared_hz:g} Hz",
+            f"achieved rate     {_number(report['achieved_hz'])} Hz",
+            f"commands          {self.commands}, published {self.published} times",
+            f"missed deadlines  {self.missed_deadlines}",
+            f"image to command  {_line(report['latency_ms'])}",
+            f"inference         {_line(report['inference_ms'])}",
+            f"timer jitter      {_line(report['jitter_ms'])}",
+            f"policy resets     {self.resets}, episodes {self.episodes}",
+        ]
+        for cause, count in report["stops"].items():
+            lines.append(f"stopped by        {cause}: {count['events']} times")
+        if not report["stops"]:
+            lines.append("stopped by        nothing")
+        if "shadow" in report:
+            shadow = report["shadow"]
+            mean = ", ".join(_number(v) for v in shadow["mean_absolute_difference"])
+            lines.append(f"shadow            {shadow['commands']} compared, off by {mean}")
+        lines += [f"{name:<17} {value}" for name, value in self.about.items()]
+        return "\n".join(lines) + "\n"
+
 
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     """Write JSON beside its final place and move it there, so that it is never half there."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], content: str) -> None:
+    """Write a text as :func:`write_json` writes JSON."""
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     part = final.with_name(final.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
+    part.write_text(content, encoding="utf-8")
     part.replace(final)
 
 

@@ -24,7 +24,7 @@ from fog_world_model.task import FloatArray, StreamConfig, TaskConfig
 IMAGE_TYPE = "sensor_msgs/msg/Image"
 IMU_TYPE = "sensor_msgs/msg/Imu"
 
-_ORIENTATION = ("orientation.x", "orientation.y", "orientation.z", "orientation.w")
+ORIENTATION = ("orientation.x", "orientation.y", "orientation.z", "orientation.w")
 _IMAGES_KEPT = 8
 _VALUES_KEPT_NS = 2_000_000_000
 _FUTURE_NS = 10_000_000_000
@@ -101,7 +101,7 @@ class ObservationBuffer:
         self._values = {s.topic: _Values(s) for s in self._task.proprioception}
         self._errors: dict[str, str] = {}
         tilt = self._task.safety.tilt_topic
-        self._orientation = _Values(StreamConfig(tilt, IMU_TYPE, _ORIENTATION))
+        self._orientation = _Values(StreamConfig(tilt, IMU_TYPE, ORIENTATION))
 
     def topics(self) -> dict[str, str]:
         """Topic -> interface name of everything that :meth:`receive` wants."""
@@ -139,7 +139,7 @@ class ObservationBuffer:
                 stream = self._values[topic]
                 stream.add(time_ns, read_fields(message, stream.config.fields), not stamp_ns)
             if topic == self._task.safety.tilt_topic:
-                self._orientation.add(time_ns, read_fields(message, _ORIENTATION), not stamp_ns)
+                self._orientation.add(time_ns, read_fields(message, ORIENTATION), not stamp_ns)
         except FogError as error:
             self._errors[topic] = str(error)
         else:
@@ -192,6 +192,16 @@ class ObservationBuffer:
     def orientation_age_s(self, now_ns: int) -> float | None:
         """Age of that quaternion; None when there is none."""
         return _age_s(self._orientation, now_ns)
+
+    def not_finite(self) -> list[str]:
+        """Topic and field of every value that is not finite in the newest messages."""
+        return [
+            f"{topic} {name}"
+            for topic, stream in self._values.items()
+            if stream.values and not np.isfinite(stream.values[-1]).all()
+            for name, value in zip(stream.config.fields, stream.values[-1], strict=True)
+            if not np.isfinite(value)
+        ]
 
     def _proprioception(self, frame: _Frame) -> FloatArray | Reason:
         parts: list[FloatArray] = [np.zeros(0, np.float32)]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fog_policy.control_loop import ControlLoop
+from fog_policy.control_loop import ControlLoop, Question
 from fog_policy.observation_buffer import LiveObservation, ObservationBuffer
 from fog_policy.safety import Reason
 from fog_world_model.data import messages
@@ -148,11 +148,11 @@ class Recorder:
 class Bench:
     """A loop with streams that can be stopped one by one."""
 
-    def __init__(self, **safety: Any) -> None:
+    def __init__(self, *, shadow: bool = False, **safety: Any) -> None:
         self.controller = Recorder()
         self.steady_s = 0.0
         self.loop = ControlLoop(
-            make_task(**safety), self.controller, steady_s=lambda: self.steady_s
+            make_task(**safety), self.controller, steady_s=lambda: self.steady_s, shadow=shadow
         )
 
     def feed(self, now_ms: int, *, but: str = "") -> None:
@@ -436,4 +436,97 @@ def test_topics_are_those_of_the_task() -> None:
         IMU: "sensor_msgs/msg/Imu",
         MARKER: "std_msgs/msg/Int32",
         JOY: "sensor_msgs/msg/Joy",
+    }
+
+
+# Between ticks, and in another thread
+
+
+def test_between_ticks_a_stop_is_found_before_the_next_decision() -> None:
+    bench = Bench()
+    bench.feed(1000)
+    bench.tick(1000)
+    assert bench.loop.check(1040 * MS) is None
+    bench.loop.receive(IMU, imu(1050, 0.7), 1050 * MS)
+    decision = bench.loop.check(1060 * MS)
+    assert decision is not None and decision.command.tolist() == [0.0, 0.0]
+    assert [r.cause for r in decision.verdict.stops] == ["tilt"]
+    bench.loop.receive(IMU, imu(1070), 1070 * MS)
+    assert bench.loop.check(1080 * MS) is None
+    bench.loop.receive(JOINTS, joints(1090, math.nan), 1090 * MS)
+    decision = bench.loop.check(1100 * MS)
+    assert decision is not None
+    assert str(decision.verdict.stops[0]) == (
+        "proprioception: not finite: /joint_states position.knee"
+    )
+
+
+def asked(bench: Bench, now_ms: int) -> Question:
+    question = bench.loop.begin(now_ms * MS)
+    assert isinstance(question, Question)
+    return question
+
+
+def test_an_answer_that_comes_after_a_stop_does_not_move_the_robot() -> None:
+    bench = Bench()
+    bench.feed(1000)
+    question = asked(bench, 1000)
+    answer = bench.loop.compute(question)
+    bench.loop.emergency_stop.engage("test")
+    decision = bench.loop.finish(question, answer, 1010 * MS)
+    assert decision is not None and decision.command.tolist() == [0.0, 0.0]
+
+
+def test_an_answer_about_the_previous_episode_is_dropped() -> None:
+    bench = Bench()
+    bench.loop.receive(MARKER, marker(4), 990 * MS)
+    bench.feed(1000)
+    question = asked(bench, 1000)
+    answer = bench.loop.compute(question)
+    assert bench.loop.receive(MARKER, marker(5), 1005 * MS)
+    assert bench.loop.finish(question, answer, 1010 * MS) is None
+    bench.feed(1200)
+    assert asked(bench, 1200).first
+
+
+def test_images_too_far_apart_are_a_gap() -> None:
+    bench = Bench(image_timeout_s=5.0)
+    for now_ms in (1000, 1400):  # one image lost in between: the memory is kept
+        bench.feed(now_ms)
+        bench.tick(now_ms)
+    assert bench.controller.resets == 1
+    bench.feed(2000)  # 600 ms are three periods
+    bench.tick(2000)
+    assert bench.controller.resets == 2
+    assert bench.controller.seen[-1][2] == [0.0, 0.0]
+    assert bench.loop.report.to_dict()["resets"] == 2
+
+
+def test_speed_scale_multiplies_what_the_policy_proposes() -> None:
+    bench = Bench()
+    bench.loop.speed_scale = 0.5
+    bench.feed(1000)
+    assert bench.tick(1000) == ([0.25, -0.5], [])
+    bench.feed(1200)
+    bench.tick(1200)
+    # The policy is told what the robot was told: half of it.
+    assert bench.controller.seen[1][2] == pytest.approx([0.25, -0.25])
+
+
+def test_in_shadow_the_policy_is_told_what_somebody_else_commanded() -> None:
+    bench = Bench(shadow=True)
+    assert bench.loop.topics()["/cmd_vel"] == "geometry_msgs/msg/Twist"
+    vector = messages.make("geometry_msgs/msg/Vector3", x=0.2)
+    told = messages.serialise(messages.make("geometry_msgs/msg/Twist", linear=vector))
+    bench.feed(1000)
+    bench.tick(1000)
+    bench.loop.receive("/cmd_vel", told, 1010 * MS)
+    bench.loop.receive("/cmd_vel", told, 1110 * MS)
+    bench.feed(1200)
+    bench.tick(1200)
+    assert bench.controller.seen[1][2] == pytest.approx([0.2, 0.0])
+    # It wanted (0.5, -1.0); the robot got (0.2, 0). One decision is compared once.
+    assert bench.loop.report.to_dict()["shadow"] == {
+        "commands": 1,
+        "mean_absolute_difference": pytest.approx([0.3, 1.0]),
     }

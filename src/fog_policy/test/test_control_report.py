@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fog_policy.control_picture import main
 from fog_policy.control_report import ControlReport, write_json
 
 MS = 1_000_000
@@ -71,6 +72,47 @@ def test_nothing_measured_is_none() -> None:
     assert content["achieved_hz"] is None
     assert content["latency_ms"] == {"p50": None, "p99": None, "max": None}
     assert "stops: none" in ControlReport(5.0).summary()
+
+
+def test_jitter_is_counted_in_bins_and_its_sign_does_not_matter() -> None:
+    report = ControlReport(5.0)
+    # 99 deviations of 0.205 ms, of either sign, and one of 150 ms, beyond the bins.
+    for i in range(99):
+        report.jittered((-1) ** i * 0.205 * MS)
+    report.jittered(150 * MS)
+    assert report.to_dict()["jitter_ms"] == pytest.approx({"p50": 0.21, "p99": 0.21, "max": 150.0})
+    report.jittered(150 * MS)
+    assert report.to_dict()["jitter_ms"]["p99"] == pytest.approx(100.01)
+
+
+def test_the_end_counts_deadlines_that_no_later_command_shows() -> None:
+    report = ControlReport(10.0)
+    report.tick(0)
+    report.end(520 * MS)  # commands were due at 100, 200, 300 and 400 ms; the next one, never
+    assert report.missed_deadlines == 4
+    report.end(9000 * MS)
+    assert report.missed_deadlines == 4
+
+
+def test_text_and_picture(tmp_path: Path) -> None:
+    report = ControlReport(10.0)
+    for ms in (0, 100, 200):
+        report.tick(ms * MS)
+        report.driven(ms, 20 * MS, 3 * MS)
+    report.filtered(["tilt"], [])
+    report.about = {"device": "cpu"}
+    lines = report.text().splitlines()
+    assert "achieved rate     10 Hz" in lines
+    assert "stopped by        tilt: 1 times" in lines
+    assert "device            cpu" in lines
+    source, target = tmp_path / "report.json", tmp_path / "report.png"
+    write_json(source, {**report.to_dict(), "series": report.series()})
+    assert main([str(source), str(target)]) == 0
+    assert target.read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.json", "report.png"]
+    # An activation without a single command has a picture too.
+    write_json(source, {**ControlReport(10.0).to_dict(), "series": ControlReport(10.0).series()})
+    assert main([str(source), str(target)]) == 0
 
 
 def test_json_replaces_the_file_as_a_whole(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Looks at the topics of a running robot before a policy is let onto them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
+
+_SAMPLES = 8
+_POLL_S = 0.005
+
+
+def graph_misfit(
+    node: Node,
+    inputs: Mapping[str, tuple[str, QoSProfile]],
+    outputs: Mapping[str, tuple[str, QoSProfile]],
+) -> tuple[list[str], list[str]]:
+    """Compare types and QoS with those of the others on the graph.
+
+    Args:
+        node: Sees the graph.
+        inputs: Topic -> interface name and QoS of what the node will subscribe to.
+        outputs: Topic -> the same of what it will publish.
+
+    Returns:
+        What does not fit; and the inputs that nobody publishes.
+    """
+    problems, silent = [], []
+    for topic, (kind, qos) in inputs.items():
+        others = node.get_publishers_info_by_topic(topic)
+        if not others:
+            silent.append(topic)
+        for other in others:
+            problems += _endpoint_misfit(topic, kind, other, "published", other.qos_profile, qos)
+    for topic, (kind, qos) in outputs.items():
+        for other in node.get_subscriptions_info_by_topic(topic):
+            problems += _endpoint_misfit(topic, kind, other, "expected", qos, other.qos_profile)
+    return list(dict.fromkeys(problems)), silent
+
+
+def listen(
+    node: Node, inputs: Mapping[str, tuple[Any, QoSProfile]], seconds: float
+) -> dict[str, list[bytes]]:
+    """Take the next few messages of some topics, without an executor.
+
+    Args:
+        node: Subscribes for the time being.
+        inputs: Topic -> message class and QoS.
+        seconds: Wall time after which it ends in any case.
+
+    Returns:
+        Topic -> serialised messages, at most 8 of each.
+    """
+    subscriptions = {
+        topic: node.create_subscription(kind, topic, lambda data: None, qos, raw=True)
+        for topic, (kind, qos) in inputs.items()
+    }
+    found: dict[str, list[bytes]] = {topic: [] for topic in inputs}
+    deadline = time.monotonic() + seconds
+    try:
+        while time.monotonic() < deadline and any(len(m) < _SAMPLES for m in found.values()):
+            for topic, subscription in subscriptions.items():
+                with subscription.handle:
+                    taken = subscription.handle.take_message(subscription.msg_type, True)
+                if taken is not None and len(found[topic]) < _SAMPLES:
+                    found[topic].append(bytes(taken[0]))
+            time.sleep(_POLL_S)
+    finally:
+        for subscription in subscriptions.values():
+            node.destroy_subscription(subscription)
+    return found
+
+
+def _endpoint_misfit(
+    topic: str, kind: str, other: Any, verb: str, sends: QoSProfile, hears: QoSProfile
+) -> list[str]:
+    who = f"by /{other.node_name}"
+    if other.topic_type != kind:
+        return [f"{topic} is {verb} {who} as {other.topic_type}, but the bundle has it as {kind}"]
+    compatible, reason = qos_check_compatible(_kinds(sends), _kinds(hears))
+    if compatible == QoSCompatibility.ERROR:
+        return [f"{topic} {verb} {who}: its QoS does not fit ({reason})"]
+    return []
+
+
+def _kinds(qos: QoSProfile) -> QoSProfile:
+    """Reliability and durability alone: the graph shows "no deadline" as a very long one."""
+    return QoSProfile(depth=1, reliability=qos.reliability, durability=qos.durability)
