@@ -27,6 +27,7 @@ setup(
         (f"share/{package_name}", ["package.xml"]),
         *shared("launch"),
         *shared("config"),
+        *shared("urdf"),
         *shared("worlds"),
     ],
     install_requires=[
@@ -44,6 +45,7 @@ setup(
         "pillow",
         "pyarrow",
         "pydantic",
+        "pyyaml",
         "rich",
         "starlette",
         "tyro",
@@ -66,7 +68,11 @@ setup(
             "driver_node = fog_bringup.driver_node:main",
             "fog_robot_node = fog_bringup.robot_node:main",
             "fog_recorder_node = fog_bringup.recorder_node:main",
+            "replay_node = fog_bringup.replay_node:main",
+            "go2_bridge_node = fog_bringup.go2_bridge_node:main",
             "fog_driver_node = fog_bringup.driver_node:main",
+            "fog_replay_node = fog_bringup.replay_node:main",
+            "fog_go2_bridge_node = fog_bringup.go2_bridge_node:main",
         ],
     },
 )
