@@ -58,11 +58,15 @@ class ReplayComparison:
     def table(self) -> str:
         """The same as text, one line a field."""
         lines = [
-            f"{self.pairs} commands of the policy beside recorded ones "
-            f"({self.policy_commands} of the policy, {self.policy_zero} of them zero; "
-            f"{self.recorded_commands} recorded)",
-            f"{'field':<12}{'recorded':>10}{'policy':>10}{'mean |d|':>10}{'rms d':>10}"
-            f"{'max |d|':>10}{'corr.':>8}{'same sign':>11}",
+            (
+                f"{self.pairs} commands of the policy beside recorded ones "
+                f"({self.policy_commands} of the policy, {self.policy_zero} of them zero; "
+                f"{self.recorded_commands} recorded)"
+            ),
+            (
+                f"{'field':<12}{'recorded':>10}{'policy':>10}{'mean |d|':>10}{'rms d':>10}"
+                f"{'max |d|':>10}{'corr.':>8}{'same sign':>11}"
+            ),
         ]
         for f in self.fields:
             numbers = (
@@ -115,9 +119,7 @@ def compare_commands(
     near, found = _nearest(r_ns, p_ns, tolerance_ns)
     pairs_r, pairs_p = r[near[found]], p[found]
     return ReplayComparison(
-        fields=tuple(
-            _field(name, pairs_r[:, i], pairs_p[:, i]) for i, name in enumerate(fields)
-        ),
+        fields=tuple(_field(name, pairs_r[:, i], pairs_p[:, i]) for i, name in enumerate(fields)),
         pairs=int(found.sum()),
         policy_commands=len(p),
         recorded_commands=len(r),
