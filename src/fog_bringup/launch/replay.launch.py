@@ -112,6 +112,8 @@ def _start(context: LaunchContext) -> list[Action]:
             "use_sim_time": "true",
             "activate": "true",
             "respawn": "false",
+            # The bag has the task's topics, whatever the robot's driver calls them.
+            "remappings": "",
         }.items(),
     )
     return [
