@@ -32,6 +32,21 @@ def positive(name: str, text: str) -> float:
     return value
 
 
+def number(name: str, text: str) -> float:
+    """A finite number.
+
+    Raises:
+        FogError: The text is none; the message names the argument.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not abs(value) < float("inf"):
+        raise FogError(f"{name}:={text}: expected a number")
+    return value
+
+
 def yes(name: str, text: str) -> bool:
     """Truth of ``true`` or ``false``.
 

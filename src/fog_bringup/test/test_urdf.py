@@ -13,10 +13,13 @@ import pytest
 import yaml
 
 from fog_bringup.go2_conversions import JOINTS
+from fog_bringup.robot_description import odometry_transform, robot_description
 from fog_bringup.robots.go2_scene import Scene, build_model
 from fog_bringup.robots.mujoco_gl import mujoco
 from fog_bringup.robots.streams import BASE_FRAME, CAMERA_FRAME, IMU_FRAME, pinhole_camera_info
 from fog_bringup.tasks import find_task
+from fog_world_model.data import messages
+from fog_world_model.errors import FogError
 
 Array = npt.NDArray[np.float64]
 
@@ -163,3 +166,25 @@ def test_rviz_shows_what_is_published() -> None:
     odometry = displays["rviz_default_plugins/Odometry"]["Topic"]
     assert topics[odometry["Value"]] == "nav_msgs/msg/Odometry"
     assert odometry["Reliability Policy"] == "Best Effort"
+
+
+def test_camera_pitch_and_transform_are_those_asked_for() -> None:
+    robot = ElementTree.fromstring(robot_description(5.0))
+    (joint,) = (j for j in robot.findall("joint") if j.attrib["name"] == "camera_joint")
+    forward = origin(joint)[:3, 0]
+    assert math.degrees(math.asin(-forward[2])) == pytest.approx(5.0)
+    assert forward[0] > 0.9
+    with pytest.raises(FogError, match="-90 to 90"):
+        robot_description(91.0)
+
+
+def test_odometry_as_a_transform() -> None:
+    odometry = messages.make(
+        "nav_msgs/msg/Odometry", header=messages.header(5, "odom"), child_frame_id=BASE_FRAME
+    )
+    odometry.pose.pose.position.y, odometry.pose.pose.orientation.z = 2.0, 1.0
+    data = messages.serialise(odometry_transform(odometry))
+    (found,) = messages.deserialise(data, "tf2_msgs/msg/TFMessage").transforms
+    assert (found.header.frame_id, found.child_frame_id) == ("odom", BASE_FRAME)
+    assert messages.header_stamp_ns(found) == 5
+    assert (found.transform.translation.y, found.transform.rotation.z) == (2.0, 1.0)
