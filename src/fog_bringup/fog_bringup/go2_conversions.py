@@ -7,6 +7,7 @@ open, and has to be looked at on the robot, is listed in docs/go2.md. No ROS her
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Sequence
@@ -202,7 +203,7 @@ class VideoDecoder:
 
     def _h264(self, data: bytes) -> list[npt.NDArray[np.uint8]]:
         try:
-            import av  # not everybody's robot sends H.264
+            av = importlib.import_module("av")  # not everybody's robot sends H.264
         except ImportError as error:
             raise FogError(
                 "front video: it is H.264, and its decoder is not installed: pip install av"
