@@ -3,8 +3,10 @@
     ros2 launch fog_bringup deploy.launch.py bundle:=models/policy.bundle
 
 The launch configures the policy's node when it starts and activates it once, when it has been
-configured for the first time. Whoever deactivates it later means it: nothing here undoes that, and
-a node that was respawned waits for `ros2 lifecycle set /policy_node activate`.
+configured for the first time. Whoever deactivates it later means it: nothing here undoes that. A
+node that was respawned is never activated by the launch: it waits for `ros2 lifecycle set
+/policy_node activate`, and before that for `configure` where it was killed and the launch's own
+request went to its dead predecessor, which ROS takes for alive for some seconds.
 """
 
 from __future__ import annotations
@@ -97,8 +99,7 @@ def generate_launch_description() -> LaunchDescription:
                 "respawn",
                 default_value="false",
                 choices=("true", "false"),
-                description="start the node again when it has ended, and configure it, but leave "
-                "it inactive",
+                description="start the node again when it has ended, and leave it inactive",
             ),
             DeclareLaunchArgument(
                 "parameters",
