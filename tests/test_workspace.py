@@ -24,7 +24,10 @@ LAYERS = ("fog_world_model", "fog_policy", "fog_bringup")
 EXECUTABLES = {
     "fog_world_model": set[str](),
     "fog_policy": {"policy_node"},
-    "fog_bringup": {"fog", "robot_node", "recorder_node", "driver_node"},
+    "fog_bringup": {
+        *("fog", "robot_node", "recorder_node", "driver_node"),
+        *("replay_node", "go2_bridge_node", "odometry_frame_node"),
+    },
 }
 ROS_MODULES = {
     "launch",
@@ -170,7 +173,7 @@ def shares(package: str) -> set[Path]:
     """What a package has to have in its share, relative to it."""
     folder = REPOSITORY / "src" / package
     found = [folder / "package.xml", *folder.glob("launch/*.py")]
-    for room in ("config", "worlds"):
+    for room in ("config", "urdf", "worlds"):
         found += [path for path in folder.glob(f"{room}/**/*") if path.is_file()]
     return {path.relative_to(folder) for path in found}
 

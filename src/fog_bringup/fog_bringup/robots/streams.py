@@ -80,7 +80,7 @@ def camera_messages(robot: Robot, observation: Observation) -> list[Encoded]:
     if observation.image is None:
         return []
     height, width = observation.image.shape[:2]
-    info = _camera_info(height, width, robot.fovy_deg)
+    info = pinhole_camera_info(height, width, robot.fovy_deg)
     info.header = _header(observation.stamp_ns, CAMERA_FRAME)
     image = _image(observation.stamp_ns, observation.image)
     return _encode([("/camera/camera_info", info), ("/camera/image_raw", image)])
@@ -104,7 +104,7 @@ def _image(stamp_ns: int, image: npt.NDArray[np.uint8]) -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def _camera_info(height: int, width: int, fovy_deg: float) -> Any:
+def pinhole_camera_info(height: int, width: int, fovy_deg: float) -> Any:
     """Pinhole camera with square pixels, without distortion and without a header."""
     focal = height / 2 / math.tan(math.radians(fovy_deg) / 2)
     # pixel centres lie at whole numbers, so the middle of the picture is half a pixel before w / 2
