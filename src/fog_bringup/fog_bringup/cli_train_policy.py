@@ -195,5 +195,5 @@ class TrainPolicy(Training):
         )
         learner, manifest = make_learner(self.method, sources, config)
         result = train_learner(learner, loop, self.output, manifest, resume=self.resume)
-        export_bundle(self.output, bundle)
+        export_bundle(self.output, bundle, store)
         return result

@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from fog_policy.actor_critic import Actor, ActorCriticConfig
-from fog_policy.surprise import SurpriseRange, fit_range, has_range, surprise_of_store
+from fog_policy.recorded_surprise import has_range, surprise_of_store
+from fog_policy.surprise import SurpriseRange, fit_range
 from fog_world_model.data.episodes import EpisodeStore, Normalisation
 from fog_world_model.data.windows import to_float_image
 from fog_world_model.errors import FogError

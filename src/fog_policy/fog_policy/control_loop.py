@@ -9,6 +9,7 @@ another thread: :meth:`ControlLoop.begin` observes, :meth:`ControlLoop.compute` 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,11 @@ from fog_policy.safety import (
     Verdict,
     check_limits,
     filter_command,
+    is_held,
     stop_reasons,
 )
+from fog_policy.safety_inputs import SafetyInputs
+from fog_policy.surprise import SurpriseGuard
 from fog_world_model.data.images import ImageArray
 from fog_world_model.data.messages import deserialise, read_fields
 from fog_world_model.errors import FogError
@@ -42,6 +46,9 @@ the policy forgets. A single lost image is not worth a long memory."""
 
 class Controller(Protocol):
     """A policy with its recurrent state, as a bundle gives it."""
+
+    surprise: float | None
+    """KL of posterior and prior at the last observation, nats; None: it does not say."""
 
     def reset(self) -> None:
         """Forget the past: the next observation is the first of an episode."""
@@ -99,6 +106,8 @@ class Answer:
     problem: str
     inference_ns: int
     """Wall time that the policy took."""
+    surprise: float | None = None
+    """Of the local model at this observation, nats."""
 
 
 class ControlLoop:
@@ -111,9 +120,10 @@ class ControlLoop:
         steady_s: A clock that never jumps, in seconds; a person's dead-man's switch is timed by it.
         shadow: Somebody else drives: what the robot was told is what comes on the action's topic,
             and the policy's own commands are compared with it.
+        guard: Watches for observations unlike the recordings; None: nothing does.
 
     Raises:
-        FogError: The task's bounds do not allow a stop.
+        FogError: The task's bounds do not allow a stop, or it names a topic with two types.
     """
 
     def __init__(
@@ -124,6 +134,7 @@ class ControlLoop:
         emergency_stop: EmergencyStop | None = None,
         steady_s: Callable[[], float] = time.monotonic,
         shadow: bool = False,
+        guard: SurpriseGuard | None = None,
     ) -> None:
         check_limits(task)
         self.task = task
@@ -138,6 +149,8 @@ class ControlLoop:
         self._controller = controller
         self._steady_s = steady_s
         self._buffer = ObservationBuffer(task)
+        self._inputs = SafetyInputs(task)
+        self._guard = guard or SurpriseGuard(None)
         self._held_s: float | None = None
         self._clock_ns = 0
         self._marker: float | None = None
@@ -146,6 +159,8 @@ class ControlLoop:
     def topics(self) -> dict[str, str]:
         """Topic -> interface name of everything that :meth:`receive` wants."""
         topics = self._buffer.topics()
+        for topic, kind in self._inputs.topics().items():
+            topics.setdefault(topic, kind)
         if self.task.marker is not None:
             topics.setdefault(self.task.marker.topic, self.task.marker.type)
         if self.task.safety.deadman_topic:
@@ -161,8 +176,12 @@ class ControlLoop:
         """
         self.report = ControlReport(self.task.control_hz)
         self._buffer.clear()
+        self._inputs.clear()
+        self._guard.reset()
         self._marker = None
         self._previous: Command = np.zeros(self.task.action_size)
+        self._rate: Command = np.zeros(self.task.action_size)
+        """How fast the command changed last, physical units per second: what the jerk bounds."""
         self._previous_ns: int | None = None
         self._proposed: Command | None = None
         """In shadow: what the robot's next command is compared with."""
@@ -184,6 +203,8 @@ class ControlLoop:
             return True
         if topic in self._buffer.topics():
             self._buffer.receive(topic, data, now_ns)
+        if topic in self._inputs.topics():
+            self._inputs.receive(topic, data, now_ns)
         if topic == self.task.safety.deadman_topic:
             self._receive_deadman(data)
         if self._shadow and topic == self.task.action.topic:
@@ -251,7 +272,8 @@ class ControlLoop:
         except Exception as error:  # whatever a network fails with, the robot has to stop
             problem = f"{type(error).__name__}: {error}"
             return Answer(None, problem, time.perf_counter_ns() - begin)
-        return Answer(action, "", time.perf_counter_ns() - begin)
+        took_ns = time.perf_counter_ns() - begin
+        return Answer(action, "", took_ns, self._controller.surprise)
 
     def finish(self, question: Question, answer: Answer, now_ns: int) -> Decision | None:
         """Pass the policy's answer through the safety filter.
@@ -267,8 +289,12 @@ class ControlLoop:
         if question.episode != self._episode:
             return None
         faults = [] if answer.action is not None else [Reason("policy", answer.problem)]
+        if question.first:
+            self._guard.restart()
         if answer.action is None or not np.isfinite(answer.action).all():
             self._forget()
+        elif (strange := self._guard.update(answer.surprise)) is not None:
+            faults.append(strange)
         proposed = None
         if answer.action is not None:
             proposed = self.task.action.to_physical(answer.action) * self.speed_scale
@@ -305,9 +331,12 @@ class ControlLoop:
         # The first command has no predecessor in time: it may change by one period's worth.
         period_s = 1.0 / self.task.control_hz
         since_s = period_s if self._previous_ns is None else (tick_ns - self._previous_ns) / 1e9
+        situation = self._situation(now_ns, tuple(faults))
         verdict = filter_command(
-            self.task, self._situation(now_ns, tuple(faults)), proposed, self._previous, since_s
+            self.task, situation, proposed, self._previous, since_s, self._rate
         )
+        self._rate = verdict.rate
+        self.emergency_stop.obey(verdict)
         self._previous_ns = tick_ns
         if self._shadow:
             self._proposed = None if verdict.stops else verdict.command
@@ -325,8 +354,16 @@ class ControlLoop:
         zero: Command = np.zeros(self.task.action_size)
         if not self._shadow:
             self._previous = zero
+        self._rate = zero
+        verdict = Verdict(zero, reasons, rate=zero)
+        self.emergency_stop.obey(verdict)
         self.report.filtered([reason.cause for reason in reasons], ())
-        return Decision(zero, Verdict(zero, reasons), None, 0)
+        return Decision(zero, verdict, None, 0)
+
+    def let_go_on(self) -> None:
+        """A person has looked and says so: release what latched."""
+        self.emergency_stop.reset()
+        self._guard.reset()
 
     def _forget(self) -> None:
         """The next observation is the first of an episode for the policy."""
@@ -352,7 +389,7 @@ class ControlLoop:
     def _situation(self, now_ns: int, faults: tuple[Reason, ...]) -> Situation:
         buffer = self._buffer
         held_s = self._held_s
-        return Situation(
+        situation = Situation(
             image_age_s=buffer.image_age_s(now_ns),
             proprioception_age_s=buffer.proprioception_age_s(now_ns),
             orientation=buffer.orientation(),
@@ -361,10 +398,11 @@ class ControlLoop:
             emergency_stop=self.emergency_stop.reason,
             faults=faults,
         )
+        return dataclasses.replace(situation, **self._inputs.situation(now_ns))
 
     def _receive_deadman(self, data: bytes) -> None:
         try:
-            held = any(deserialise(data, JOY_TYPE).buttons)
+            held = is_held(self.task, deserialise(data, JOY_TYPE).buttons)
         except FogError:
             return  # not a sign of life: the timeout decides
         self._held_s = self._steady_s() if held else None
@@ -394,6 +432,7 @@ class ControlLoop:
         if before is None or before == value:
             return False
         self._forget()
+        self._guard.reset()
         self.report.episodes += 1
         # The marker comes with the first image of the episode, in either order; what arrived
         # clearly before it shows the previous episode.
@@ -407,7 +446,9 @@ class ControlLoop:
         self._clock_ns = now_ns if jumped else max(self._clock_ns, now_ns)
         if jumped:
             self._buffer.clear()
+            self._inputs.clear()
             self._forget()
+            self._rate = np.zeros(self.task.action_size)
             self._image_ns = None
             self._previous_ns = None
             self._marker = None

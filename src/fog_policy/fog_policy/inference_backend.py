@@ -26,7 +26,7 @@ from fog_policy.control_loop import Controller
 from fog_world_model.data.episodes import Normalisation
 from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import LocalModel
-from fog_world_model.local_model.rssm import LatentState
+from fog_world_model.local_model.rssm import LatentState, kl_divergence
 from fog_world_model.task import FloatArray, TaskConfig
 
 BACKENDS = ("auto", "torch", "onnx")
@@ -35,7 +35,7 @@ PARITY = 1e-4
 """Actions in [-1, 1] of both may differ by this; float32 rounding is about 1e-6 a step."""
 
 _INPUTS = ("image", "proprioception", "previous_action", "deterministic", "stochastic")
-_OUTPUTS = ("action", "next_deterministic", "next_stochastic")
+_OUTPUTS = ("action", "next_deterministic", "next_stochastic", "surprise")
 _WARM_UP, _MEASURED = 5, 30
 
 
@@ -53,7 +53,7 @@ class PolicyStep(nn.Module):
         previous_action: Tensor,
         deterministic: Tensor,
         stochastic: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Filter an observation and act.
 
         Args:
@@ -64,13 +64,17 @@ class PolicyStep(nn.Module):
             stochastic: ``[1, stochastic]``.
 
         Returns:
-            Action ``[1, action]`` in [-1, 1], and the two parts of the new state.
+            Action ``[1, action]`` in [-1, 1], the two parts of the new state, and the surprise
+            ``[1]``: KL of posterior and prior, nats.
         """
         frame = image.permute(0, 3, 1, 2).float() / 127.5 - 1.0
         embedding = self.local.encoder(frame, proprioception)
         before = LatentState(deterministic, stochastic)
-        state, _, _ = self.local.observe(before, previous_action, embedding, sample=False)
-        return self.actor.mode(state.features), state.deterministic, state.stochastic
+        state, prior, posterior = self.local.observe(
+            before, previous_action, embedding, sample=False
+        )
+        surprise = kl_divergence(posterior, prior)
+        return self.actor.mode(state.features), state.deterministic, state.stochastic, surprise
 
 
 class OnnxController:
@@ -103,11 +107,14 @@ class OnnxController:
             "stochastic": first.stochastic.cpu().numpy(),
         }
         self._session = _session(_export(local, actor, task), threads)
+        self.surprise: float | None = None
+        """KL of posterior and prior at the last observation, nats (:mod:`fog_policy.surprise`)."""
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: the next observation is the first of an episode."""
         self._state = dict(self._initial)
+        self.surprise = None
 
     def act(
         self,
@@ -132,7 +139,8 @@ class OnnxController:
             "previous_action": np.asarray(previous_action, np.float32)[None],
             **self._state,
         }
-        action, deterministic, stochastic = self._session.run(_OUTPUTS, inputs)
+        action, deterministic, stochastic, surprise = self._session.run(_OUTPUTS, inputs)
+        self.surprise = float(surprise[0])
         self._state = {"deterministic": deterministic, "stochastic": stochastic}
         return np.asarray(action[0], np.float32)
 

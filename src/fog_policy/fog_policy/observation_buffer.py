@@ -166,7 +166,9 @@ class ObservationBuffer:
         if not self._frames:
             return Reason("image", self._because(self._task.image.topic, "there is no image"))
         problem: Reason | None = None
-        oldest_ns = now_ns - round(self._task.safety.image_timeout_s * 1e9)
+        safety = self._task.safety
+        limit_s = safety.timeouts_s.get(self._task.image.topic, safety.image_timeout_s)
+        oldest_ns = now_ns - round(limit_s * 1e9)
         recent = [f for f in self._frames if f.stamp_ns >= oldest_ns] or self._frames[-1:]
         for frame in reversed(recent):
             found = self._proprioception(frame)

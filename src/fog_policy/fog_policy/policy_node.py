@@ -48,6 +48,7 @@ from fog_policy.encoding import ERROR, OK, WARN, encode_command, encode_diagnost
 from fog_policy.inference_worker import InferenceWorker
 from fog_policy.parameters_node import ParametersNode
 from fog_policy.safety import Command, EmergencyStop, Reason, Verdict
+from fog_policy.surprise import SurpriseGuard
 from fog_policy.topic_fit_node import graph_misfit, listen
 from fog_world_model.errors import FogError
 from fog_world_model.ros_environment import prepare
@@ -431,6 +432,8 @@ class PolicyNode(ParametersNode, LifecycleNode):
     ) -> Trigger.Response:
         was = self._emergency_stop.reason
         self._emergency_stop.reset()
+        if self._loop is not None:
+            self._loop.let_go_on()
         response.success, response.message = True, "released" if was else "it was not stopped"
         self.get_logger().warning(f"emergency stop: {response.message}")
         return response
@@ -544,11 +547,15 @@ class PolicyNode(ParametersNode, LifecycleNode):
         )
         if choice.note:
             self.get_logger().warning(choice.note)
+        guard = SurpriseGuard(bundle.surprise, bundle.task.safety.surprise_margin)
+        if guard.off is not None:
+            self.get_logger().warning(f"out-of-distribution guard: off: {guard.off}")
         return ControlLoop(
             bundle.task,
             choice.controller,
             emergency_stop=self._emergency_stop,
             shadow=self.shadow,
+            guard=guard,
         )
 
     def _connect(self, loop: ControlLoop) -> None:

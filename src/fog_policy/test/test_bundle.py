@@ -17,7 +17,8 @@ from fog_policy.actor_critic import Actor, ActorCriticConfig
 from fog_policy.bundle import Controller, add_surprise, export_bundle, load_bundle
 from fog_policy.fog_config import FogConfig
 from fog_policy.policy_training import PolicyLoopConfig
-from fog_policy.surprise import SurpriseGuard, surprise_of_store
+from fog_policy.recorded_surprise import surprise_of_store
+from fog_policy.surprise import SurpriseGuard
 from fog_policy.train_policy import train_policy
 from fog_world_model.data.episodes import Episode, EpisodeStore
 from fog_world_model.data.windows import WindowSampler

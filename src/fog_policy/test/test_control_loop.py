@@ -12,6 +12,7 @@ import pytest
 from fog_policy.control_loop import ControlLoop, Question
 from fog_policy.observation_buffer import LiveObservation, ObservationBuffer
 from fog_policy.safety import Reason
+from fog_policy.surprise import SurpriseGuard, SurpriseRange
 from fog_world_model.data import messages
 from fog_world_model.task import TaskConfig, task_from_dict
 
@@ -128,6 +129,7 @@ class Recorder:
         self.resets = 0
         self.seen: list[tuple[int, list[float], list[float]]] = []
         self.error: Exception | None = None
+        self.surprise: float | None = None
 
     def reset(self) -> None:
         self.resets += 1
@@ -148,11 +150,17 @@ class Recorder:
 class Bench:
     """A loop with streams that can be stopped one by one."""
 
-    def __init__(self, *, shadow: bool = False, **safety: Any) -> None:
+    def __init__(
+        self, *, shadow: bool = False, guard: SurpriseGuard | None = None, **safety: Any
+    ) -> None:
         self.controller = Recorder()
         self.steady_s = 0.0
         self.loop = ControlLoop(
-            make_task(**safety), self.controller, steady_s=lambda: self.steady_s, shadow=shadow
+            make_task(**safety),
+            self.controller,
+            steady_s=lambda: self.steady_s,
+            shadow=shadow,
+            guard=guard,
         )
 
     def feed(self, now_ms: int, *, but: str = "") -> None:
@@ -530,3 +538,92 @@ def test_in_shadow_the_policy_is_told_what_somebody_else_commanded() -> None:
         "commands": 1,
         "mean_absolute_difference": pytest.approx([0.3, 1.0]),
     }
+
+
+# What the safety filter watches beside the observation
+
+
+def test_a_fall_stays_a_stop_until_a_person_lets_the_robot_go_on() -> None:
+    bench = Bench()
+    bench.feed(1000)
+    assert bench.tick(1005) == ([0.5, -1.0], [])
+    bench.feed(1200, but=IMU)
+    bench.loop.receive(IMU, imu(1200, 1.3), 1200 * MS)  # beyond fall_tilt_rad, 1 rad
+    assert bench.tick(1205) == ([0.0, 0.0], ["fall"])
+    bench.feed(1400)  # on its feet again
+    assert bench.tick(1405) == ([0.0, 0.0], ["emergency_stop"])
+    bench.loop.let_go_on()
+    bench.feed(1600)
+    assert bench.tick(1605) == ([0.5, -1.0], [])
+
+
+def test_a_fall_between_two_ticks_latches_too() -> None:
+    bench = Bench()
+    bench.feed(1000)
+    bench.tick(1005)
+    bench.loop.receive(IMU, imu(1040, 1.3), 1040 * MS)
+    found = bench.loop.check(1045 * MS)
+    assert found is not None and [r.cause for r in found.verdict.stops] == ["fall"]
+    bench.feed(1200)
+    assert bench.tick(1205) == ([0.0, 0.0], ["emergency_stop"])
+
+
+def test_leaving_the_fence_stops_the_robot() -> None:
+    fence = {"topic": "/odom", "x_m": [-1.0, 1.0], "y_m": [-1.0, 1.0]}
+    bench = Bench(geofence=fence)
+    assert bench.loop.topics()["/odom"] == "nav_msgs/msg/Odometry"
+
+    def at(now_ms: int, x: float) -> None:
+        odometry = messages.make(
+            "nav_msgs/msg/Odometry", header=messages.header(now_ms * MS, "odom")
+        )
+        odometry.pose.pose.position.x = x
+        bench.loop.receive("/odom", messages.serialise(odometry), now_ms * MS)
+        bench.feed(now_ms)
+
+    bench.feed(1000)
+    assert bench.tick(1005) == ([0.0, 0.0], ["geofence"]), "no position yet"
+    at(1200, 0.9)
+    assert bench.tick(1205) == ([0.5, -1.0], [])
+    at(1400, 1.1)
+    assert bench.tick(1405) == ([0.0, 0.0], ["geofence"])
+    at(1600, 0.9)
+    assert bench.tick(1605) == ([0.0, 0.0], ["emergency_stop"]), "until a person resets it"
+
+
+def test_only_the_button_that_the_task_names_is_the_dead_mans_switch() -> None:
+    bench = Bench(deadman_topic=JOY, deadman_button=1)
+    for buttons, causes in (((1, 0), ["deadman"]), ((1, 1), []), ((1,), ["deadman"])):
+        bench.loop.receive(JOY, joy(*buttons), 1000 * MS)
+        bench.feed(1000)
+        assert bench.tick(1005)[1] == causes, buttons
+
+
+def test_a_surprised_model_stops_the_robot() -> None:
+    found = SurpriseRange(
+        threshold_nats=10.0,
+        shock_nats=100.0,
+        steps=2,
+        warm_up=1,
+        false_alarm=0.01,
+        judged=999,
+        episodes=7,
+        median_nats=2.0,
+        largest_nats=12.0,
+    )
+    bench = Bench(guard=SurpriseGuard(found))
+
+    def step(now_ms: int, nats: float) -> list[str]:
+        bench.controller.surprise = nats
+        bench.feed(now_ms)
+        return bench.tick(now_ms + 5)[1]
+
+    assert step(1000, 500.0) == [], "the first step after a reset is not judged"
+    assert step(1200, 11.0) == []
+    assert step(1400, 11.0) == ["out_of_distribution"], "two in a row"
+    assert step(1600, 1.0) == ["out_of_distribution"]
+    assert step(1800, 1.0) == [], "two calm ones"
+    assert step(2000, 101.0) == ["out_of_distribution"]
+    assert step(2200, 1.0) == step(2400, 1.0) == step(2600, 1.0) == ["out_of_distribution"]
+    bench.loop.let_go_on()
+    assert step(2800, 1.0) == []

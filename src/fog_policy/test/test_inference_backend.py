@@ -66,6 +66,8 @@ def test_a_state_that_is_not_reset_shows_in_the_parity(bundle: Bundle) -> None:
     assert parity(bundle.task, one, other) == 0.0
 
     class Forgetful:
+        surprise = None
+
         def reset(self) -> None:
             other.reset()
 

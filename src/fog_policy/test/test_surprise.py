@@ -11,12 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fog_policy.surprise import (
-    SurpriseGuard,
-    SurpriseRange,
-    fit_range,
-    surprise_of_store,
-)
+from fog_policy.recorded_surprise import surprise_of_store
+from fog_policy.surprise import SurpriseGuard, SurpriseRange, fit_range
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.data.windows import WindowSampler
 from fog_world_model.errors import FogError
