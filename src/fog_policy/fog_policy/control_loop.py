@@ -180,8 +180,6 @@ class ControlLoop:
         self._guard.reset()
         self._marker = None
         self._previous: Command = np.zeros(self.task.action_size)
-        self._rate: Command = np.zeros(self.task.action_size)
-        """How fast the command changed last, physical units per second: what the jerk bounds."""
         self._previous_ns: int | None = None
         self._proposed: Command | None = None
         """In shadow: what the robot's next command is compared with."""
@@ -332,10 +330,8 @@ class ControlLoop:
         period_s = 1.0 / self.task.control_hz
         since_s = period_s if self._previous_ns is None else (tick_ns - self._previous_ns) / 1e9
         situation = self._situation(now_ns, tuple(faults))
-        verdict = filter_command(
-            self.task, situation, proposed, self._previous, since_s, self._rate
-        )
-        self._rate = verdict.rate
+        # Without the rate: a decision is a step by nature, and the command hold smooths it.
+        verdict = filter_command(self.task, situation, proposed, self._previous, since_s)
         self.emergency_stop.obey(verdict)
         self._previous_ns = tick_ns
         if self._shadow:
@@ -354,8 +350,7 @@ class ControlLoop:
         zero: Command = np.zeros(self.task.action_size)
         if not self._shadow:
             self._previous = zero
-        self._rate = zero
-        verdict = Verdict(zero, reasons, rate=zero)
+        verdict = Verdict(zero, reasons)
         self.emergency_stop.obey(verdict)
         self.report.filtered([reason.cause for reason in reasons], ())
         return Decision(zero, verdict, None, 0)
@@ -448,7 +443,6 @@ class ControlLoop:
             self._buffer.clear()
             self._inputs.clear()
             self._forget()
-            self._rate = np.zeros(self.task.action_size)
             self._image_ns = None
             self._previous_ns = None
             self._marker = None
