@@ -288,7 +288,7 @@ def compile_modules(venv: Path) -> None:
 
 
 def shared_files() -> list[Path]:
-    """What goes to share/, relative to src/: manifests, launch files, configuration, models, worlds."""
+    """What goes to share/, relative to src/: manifests, launch files, settings, models, worlds."""
     source = ROOT / "src"
     found = []
     for package in PACKAGES:
