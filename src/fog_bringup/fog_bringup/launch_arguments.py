@@ -126,6 +126,20 @@ def node_parameters(path: str, node: str) -> dict[str, Any]:
     return found
 
 
+def remappings(path: str, task: TaskConfig, namespace: str) -> list[tuple[str, str]]:
+    """A node's remappings: those of a file, which come first and so hold, and into a namespace.
+
+    Args:
+        path: See :func:`extra_remappings`.
+        task: See :func:`topic_remappings`.
+        namespace: See :func:`topic_remappings`.
+
+    Raises:
+        FogError: The file cannot be read or is not such a mapping.
+    """
+    return [*extra_remappings(path), *topic_remappings(task, namespace)]
+
+
 def topic_remappings(task: TaskConfig, namespace: str) -> list[tuple[str, str]]:
     """Take a robot's topics into its namespace.
 

@@ -137,10 +137,7 @@ def _start(context: LaunchContext) -> list[Action]:
         values["shadow"] = True
     if given["speed_scale"]:
         values["speed_scale"] = launch_arguments.positive("speed_scale", given["speed_scale"])
-    remappings = [
-        *launch_arguments.extra_remappings(given["remappings"]),
-        *launch_arguments.topic_remappings(task, given["namespace"]),
-    ]
+    remappings = launch_arguments.remappings(given["remappings"], task, given["namespace"])
     if given["command_topic"]:
         # The first rule that matches holds.
         remappings.insert(0, (task.action.topic, given["command_topic"]))

@@ -72,10 +72,9 @@ def _start(context: LaunchContext) -> list[Action]:
             name="go2_bridge_node",
             namespace=given["namespace"],
             output="screen",
-            remappings=[
-                *launch_arguments.extra_remappings(given["remappings"]),
-                *launch_arguments.topic_remappings(find_task(given["task"]), given["namespace"]),
-            ],
+            remappings=launch_arguments.remappings(
+                given["remappings"], find_task(given["task"]), given["namespace"]
+            ),
             parameters=[launch_arguments.node_parameters(given["parameters"], "go2_bridge_node")],
             on_exit=_end_with("go2_bridge_node"),
         )

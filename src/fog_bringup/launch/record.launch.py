@@ -97,10 +97,7 @@ def _start(context: LaunchContext) -> list[Action]:
             name=name,
             namespace=given["namespace"],
             output="screen",
-            remappings=[
-                *launch_arguments.extra_remappings(given["remappings"]),
-                *launch_arguments.topic_remappings(task, given["namespace"]),
-            ],
+            remappings=launch_arguments.remappings(given["remappings"], task, given["namespace"]),
             parameters=[
                 {
                     **launch_arguments.node_parameters(given["parameters"], name),

@@ -88,10 +88,7 @@ def _start(context: LaunchContext) -> list[Action]:
             name="robot_node",
             namespace=given["namespace"],
             output="screen",
-            remappings=[
-                *launch_arguments.extra_remappings(given["remappings"]),
-                *launch_arguments.topic_remappings(task, given["namespace"]),
-            ],
+            remappings=launch_arguments.remappings(given["remappings"], task, given["namespace"]),
             parameters=[
                 {
                     **launch_arguments.node_parameters(given["parameters"], "robot_node"),

@@ -431,8 +431,9 @@ class PolicyNode(ParametersNode, LifecycleNode):
         self, request: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
         was = self._emergency_stop.reason
-        self._emergency_stop.reset()
-        if self._loop is not None:
+        if self._loop is None:
+            self._emergency_stop.reset()
+        else:
             self._loop.let_go_on()
         response.success, response.message = True, "released" if was else "it was not stopped"
         self.get_logger().warning(f"emergency stop: {response.message}")

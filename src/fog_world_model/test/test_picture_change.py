@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter
+from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter, Place
+from fog_world_model.data.image_sources import image_source
 from fog_world_model.data.picture_change import chances_by_change, picture_change
 from fog_world_model.data.windows import WindowSampler
 from fog_world_model.errors import FogError
@@ -35,8 +36,10 @@ def moving_store(
     return writer.finish(validation_fraction=0.0, report={})
 
 
-def test_change_of_every_row_by_hand(moving_store: EpisodeStore) -> None:
-    change = picture_change(moving_store, "training")
+@pytest.mark.parametrize("place", ["ram", "disk"])
+def test_change_of_every_row_by_hand(moving_store: EpisodeStore, place: Place) -> None:
+    images = image_source(moving_store, "training", place)
+    change = picture_change(images, moving_store.starts, moving_store.lengths, 14)
     # One channel of three changes; 7 and 13 are the last rows of episodes.
     expected = np.zeros(14, np.float32)
     expected[1], expected[2] = 30 / 3, 60 / 3

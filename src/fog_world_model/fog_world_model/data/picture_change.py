@@ -11,19 +11,23 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fog_world_model.data.episodes import EpisodeStore
+from fog_world_model.data.image_sources import ImageSource, Rows
 from fog_world_model.errors import FogError
 
 _BLOCK_ROWS = 2048
 """Rows read at once."""
 
 
-def picture_change(store: EpisodeStore, split: str) -> npt.NDArray[np.float32]:
+def picture_change(
+    images: ImageSource, starts: Rows, lengths: Rows, rows: int
+) -> npt.NDArray[np.float32]:
     """Mean absolute difference of the pixels from each row to the next one.
 
     Args:
-        store: Where the episodes are.
-        split: ``training`` or ``validation``; other rows stay 0.
+        images: Of the episodes.
+        starts: ``[episode]``: first row of each; rows of other episodes stay 0.
+        lengths: ``[episode]``: rows of each.
+        rows: Of the whole store.
 
     Returns:
         ``[row]`` of the whole store, 0 to 255; 0 at the last row of an episode.
@@ -31,12 +35,13 @@ def picture_change(store: EpisodeStore, split: str) -> npt.NDArray[np.float32]:
     Raises:
         FogError: The store is damaged.
     """
-    change = np.zeros(int(store.lengths.sum()), np.float32)
-    for index in np.sort(store.split(split)):
-        first, stop = int(store.starts[index]), int(store.starts[index] + store.lengths[index])
+    change = np.zeros(rows, np.float32)
+    for index in np.argsort(starts):  # as they lie on the disk
+        first, stop = int(starts[index]), int(starts[index] + lengths[index])
         for begin in range(first, stop - 1, _BLOCK_ROWS):
-            images = store.load("image", begin, min(begin + _BLOCK_ROWS + 1, stop))
-            later, earlier = images[1:].astype(np.int16), images[:-1].astype(np.int16)
+            length = min(_BLOCK_ROWS + 1, stop - begin)
+            (block,) = images.windows(np.array([begin]), length)
+            later, earlier = block[1:].astype(np.int16), block[:-1].astype(np.int16)
             found = np.abs(later - earlier).mean((1, 2, 3))
             change[begin : begin + len(found)] = found
     return change

@@ -95,8 +95,8 @@ class WindowSampler:
             images: Where images are read from, see :func:`.image_sources.image_source`, or what
                 to read them with; by default as the store was opened.
             moving: Share of the windows that are drawn by how much the picture changes in them,
-                see :func:`.picture_change.chances_by_change`; the store's images are read once
-                to find out.
+                see :func:`.picture_change.chances_by_change`; all images are looked at once to find
+                out.
 
         Raises:
             FogError: No episode of the split is that long, ``moving`` is not within 0 to 1 or the
@@ -117,14 +117,15 @@ class WindowSampler:
         if not 0.0 <= moving <= 1.0:
             raise FogError(f"--moving-windows {moving:g}: expected a share from 0 to 1")
         self._moving = moving
-        if moving:
-            change = picture_change(store, split)
-            self._chances = chances_by_change(change, self._places, length)
         self._images = (
             image_source(store, split, images)
             if images is None or isinstance(images, str)
             else images
         )
+        if moving:
+            rows = int(store.lengths.sum())
+            change = picture_change(self._images, starts, lengths, rows)
+            self._chances = chances_by_change(change, self._places, length)
         self._drawn = np.zeros(0, np.int64)
         self._starts, self._sources = store.starts, [e.source for e in store.episodes]
         proprioception = store.normalisation.apply(store.column("proprioception"))

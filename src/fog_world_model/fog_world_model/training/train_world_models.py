@@ -63,9 +63,9 @@ def train_global(
         FogError: The preset is unknown, a change of it cannot be, the checkpoint to start from
             does not fit, or what :func:`.loop.fit` raises.
     """
-    parent = None if start_from is None else open_checkpoint(start_from, "global")
+    parent = None if start_from is None else _start_from("global", start_from, store)
     before = None if parent is None else _config(GlobalModelConfig, parent)
-    if parent is not None and before is not None and preset is None:
+    if parent and before and preset is None:
         preset, config = str(parent.manifest["preset"]), before
     else:
         preset = preset or "small"
@@ -73,10 +73,8 @@ def train_global(
             raise FogError(f"--preset {preset}: known are {', '.join(presets.PRESETS)}")
         config = global_model.preset(preset, **_sizes(store.task))
     config = (changes or GlobalChanges()).apply(config)
-    if parent is not None and before is not None:
-        _require_sizes(parent, before, store.task)
+    if parent and before:
         _require_outputs(parent, before, config)
-        _take_scale(store, parent)
     torch.manual_seed(loop.seed)
     model = GlobalModel(config)
     length = window or model.context_frames + 1 + config.autoregressive_steps
@@ -126,13 +124,11 @@ def train_local(
     """
     if preset not in local_model.PRESETS:
         raise FogError(f"--preset {preset}: known are {', '.join(local_model.PRESETS)}")
-    parent = None if start_from is None else open_checkpoint(start_from, "local")
+    parent = None if start_from is None else _start_from("local", start_from, store)
     if parent is None:
         config = LocalModelConfig(**_sizes(store.task), **local_model.PRESETS[preset])
     else:
         preset, config = parent.manifest["preset"], _config(LocalModelConfig, parent)
-        _require_sizes(parent, config, store.task)
-        _take_scale(store, parent)
     torch.manual_seed(loop.seed)
     model = LocalModel(config)
     if parent is not None:
@@ -185,7 +181,7 @@ def load_worlds(
             "scales, so that the one cannot read what the other imagines; train both on one store, "
             "or either with --start-from on one that goes with the other"
         )
-    _take_scale(store, worlds[1])
+    store.normalisation = scales[0]
     return worlds, local
 
 
@@ -228,20 +224,22 @@ def _config(kind: type[_Config], checkpoint: Checkpoint) -> _Config:
     return found
 
 
-def _require_sizes(
-    checkpoint: Checkpoint, config: GlobalModelConfig | LocalModelConfig, task: TaskConfig
-) -> None:
-    """Check that a model sees and moves what a task has.
+def _start_from(kind: str, path: Path, store: EpisodeStore) -> Checkpoint:
+    """Open a checkpoint that training starts from, and read the store on its scale.
 
     Raises:
-        FogError: It does not.
+        FogError: It is missing, damaged, of another kind, or of other sizes than the store's task.
     """
+    checkpoint, task = open_checkpoint(path, kind), store.task
+    config = checkpoint.manifest.get("config", {})
     for name, size in _sizes(task).items():
-        if (found := getattr(config, name)) != size:
+        if (found := config.get(name)) != size:
             raise FogError(
                 f"checkpoint {checkpoint.path}: its {name} is {found}, task '{task.name}' has "
                 f"{size}; start from a model of the same sizes, or train anew"
             )
+    store.normalisation = checkpoint.normalisation
+    return checkpoint
 
 
 def _require_outputs(
@@ -260,11 +258,6 @@ def _require_outputs(
                 f"with {new}, for which its weights are of no use; start from the same --preset "
                 "and --target"
             )
-
-
-def _take_scale(store: EpisodeStore, checkpoint: Checkpoint) -> None:
-    """Normalise a store's proprioception as a model was trained."""
-    store.normalisation = checkpoint.normalisation
 
 
 def _sizes(task: TaskConfig) -> dict[str, int]:
