@@ -62,6 +62,8 @@ class Experiment:
     """Where to learn."""
     threads: int = 0
     """CPU threads; 0: torch's own choice."""
+    jobs: int = 1
+    """Runs side by side, which then share the cores: without a GPU done sooner than one by one."""
 
     def run(self) -> int:
         """Run what is not finished, and write the page."""
@@ -88,6 +90,7 @@ class Experiment:
             local_preset=self.local_preset,
             device=self.device,
             threads=self.threads,
+            jobs=self.jobs,
         )
         output = self.output or Path("runs") / f"experiment_{Path(self.task).stem}"
         return experiment(output, settings)

@@ -71,7 +71,7 @@ class TrainPolicy(Training):
     sampling_steps: int = _DEFAULT.sampling_steps
     """Denoising steps per frame; 0: as the model was made."""
     precision: Literal["auto", "float32", "bfloat16"] = _DEFAULT.precision
-    """Of the global model; auto: bfloat16 where the device has matrix units for it."""
+    """Of the global model; auto: bfloat16 where the device has instructions for it."""
     gamma: float = _DEFAULT.gamma
     """Discount per step."""
     entropy_target: float = _DEFAULT.entropy_target

@@ -18,13 +18,8 @@ import torch
 from rich.console import Console
 
 from fog_bringup.benchmarks.device_name import device_name
-from fog_bringup.experiment_methods import (
-    METHODS,
-    Sources,
-    configuration,
-    make_learner,
-    require_methods,
-)
+from fog_bringup.experiment_jobs import Job, carry_out
+from fog_bringup.experiment_methods import METHODS, Sources, configuration, require_methods
 from fog_bringup.experiment_page import write_page
 from fog_bringup.experiment_run import FILM, ExperimentRun, RunPlan
 from fog_bringup.experiment_settings import ExperimentSettings, require_same
@@ -160,6 +155,7 @@ class Experiment:
                 "device": device_name(device),
                 "cores": os.cpu_count(),
                 "threads": self.settings.threads or torch.get_num_threads(),
+                "jobs": self.settings.jobs,
             },
             "commit": source_commit(),
             "dirty": source_dirty(),
@@ -175,34 +171,44 @@ class Experiment:
 
     def _learn(self, sources: Sources) -> list[str]:
         """Train what is not trained; returns what failed, in words."""
-        runs = list(self.runs())
-        over = sum(run.finished() is not None for _, _, run in runs)
+        every = list(self.runs())
+        settings = self.settings
+        threads = settings.threads
+        if not threads and settings.jobs > 1:
+            threads = max(1, (os.cpu_count() or 1) // settings.jobs)
+        jobs = [
+            Job(
+                name,
+                configuration(
+                    name, settings.options, seed=seed, device=settings.device, threads=threads
+                ),
+                run,
+            )
+            for name, seed, run in every
+            if run.finished() is None
+        ]
+        over, shares = len(every) - len(jobs), dict.fromkeys((job.name for job in jobs), 0.0)
         failures: list[str] = []
         written = time.monotonic()
         with stop_on_signal() as stopped, progress_bar("experiment") as show:
-            for name, seed, run in runs:
-                if run.finished() is not None:
-                    continue
 
-                def tell(share: float, text: str, done: int = over, what: str = name,
-                         number: int = seed) -> None:  # fmt: skip
-                    show((done + share) / len(runs), f"{what}, seed {number}: {share:.0%}, {text}")
+            def tell(job: Job, share: float, text: str) -> None:
+                shares[job.name] = share
+                total = (over + sum(shares.values())) / len(every)
+                show(total, f"{job.name}: {share:.0%}, {text}")
 
-                config = configuration(
-                    name, self.settings.options, seed=seed, device=self.settings.device,
-                    threads=self.settings.threads,
-                )  # fmt: skip
-                try:
-                    learner, manifest = make_learner(name, sources, config)
-                    found = run.go(learner, manifest, show=tell, stopped=stopped)
-                except FogError as error:
-                    failures.append(f"{name}, seed {seed}: {error}")
+            for outcome in carry_out(
+                jobs, sources, at_once=settings.jobs, show=tell, stopped=stopped
+            ):
+                name, found = outcome.job.name, outcome.content
+                shares[name] = 1.0
+                if found is None:
+                    failures.append(f"{name}: {outcome.failure}")
                     self.console.print(f"[red]✗[/] {failures[-1]}", soft_wrap=True)
                     continue
-                over += 1
                 last = found["evaluations"][-1]
                 self.console.print(
-                    f"[green]✓[/] {name}, seed {seed}: {found['imagined_steps']:,} imagined steps "
+                    f"[green]✓[/] {name}: {found['imagined_steps']:,} imagined steps "
                     f"in {found['seconds']:.0f} s, coverage {last['mean_max_coverage']:.2f} "
                     rf"\[{last['low']:.2f}, {last['high']:.2f}]",
                     soft_wrap=True,

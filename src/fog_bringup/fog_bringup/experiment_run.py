@@ -23,7 +23,7 @@ from fog_policy.bundle import export_bundle
 from fog_policy.learner import Learner
 from fog_policy.policy_training import Finishing, LearnerCheckpoint, Scheduled
 from fog_world_model.data.durable import replace_file
-from fog_world_model.data.episodes import Normalisation
+from fog_world_model.data.episodes import EpisodeStore, Normalisation
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
@@ -125,6 +125,7 @@ class ExperimentRun:
         self,
         learner: Learner,
         manifest: Mapping[str, Any],
+        store: EpisodeStore | None = None,
         *,
         show: Show = lambda share, text: None,
         stopped: Callable[[], bool] = lambda: False,
@@ -134,6 +135,7 @@ class ExperimentRun:
         Args:
             learner: Fresh from its factory.
             manifest: See :class:`fog_policy.policy_training.LearnerCheckpoint`.
+            store: Recordings, for the range of the surprise in the bundle; None: without one.
             show: Told how far it is.
             stopped: Asked between updates, and between the steps of evaluations.
 
@@ -199,7 +201,8 @@ class ExperimentRun:
             if time.monotonic() - saved > plan.checkpoint_every_s:
                 save()
                 saved = time.monotonic()
-        return self._finish(learner, manifest, place, shot or self._again(learner, normalisation))
+        shot = shot or self._again(learner, normalisation)
+        return self._finish(learner, manifest, place, shot, store)
 
     def _place(self, checkpoint: LearnerCheckpoint, learner: Learner) -> _Place:
         path = checkpoint.path
@@ -240,10 +243,15 @@ class ExperimentRun:
         )
 
     def _finish(
-        self, learner: Learner, manifest: Mapping[str, Any], place: _Place, shot: ZeroShot
+        self,
+        learner: Learner,
+        manifest: Mapping[str, Any],
+        place: _Place,
+        shot: ZeroShot,
+        store: EpisodeStore | None,
     ) -> dict[str, Any]:
         policy, bundle = self.folder / POLICY, self.folder / BUNDLE
-        export_bundle(policy, bundle)
+        export_bundle(policy, bundle, store)
         film = film_of(shot.frames, self.task.control_hz)
         part = self.folder / f"{FILM}.part"
         part.write_bytes(film)

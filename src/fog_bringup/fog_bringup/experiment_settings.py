@@ -13,7 +13,8 @@ from fog_world_model.errors import FogError
 from fog_world_model.training.resume import differences_between
 
 MAY_CHANGE = (
-    "methods", "seeds", "device", "threads", "workers", "store", "global_model", "local_model"
+    "methods", "seeds", "device", "threads", "jobs", "workers", "store", "global_model",
+    "local_model",
 )  # fmt: skip
 """Settings with which an experiment may be continued differently: more methods or more seeds are
 more runs, what is learned depends on the others only by rounding, and of what is given the content
@@ -52,6 +53,8 @@ class ExperimentSettings:
     local_preset: str = "small"
     device: str = "auto"
     threads: int = 0
+    jobs: int = 1
+    """Runs side by side, each in a process of its own."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -60,7 +63,7 @@ class ExperimentSettings:
             FogError: One cannot be.
         """
         for name in ("seeds", "time_budget_s", "evaluations", "episodes", "episodes_along",
-                     "steps", "workers", "world_model_s"):  # fmt: skip
+                     "steps", "workers", "world_model_s", "jobs"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise FogError(f"{name} is {getattr(self, name)}; expected more than 0")
         if self.imagined_steps is not None and self.imagined_steps <= 0:

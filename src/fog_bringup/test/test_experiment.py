@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fog_bringup import experiment as module
+from fog_bringup import experiment_jobs as module
 from fog_bringup.cli import main
-from fog_bringup.experiment_methods import configuration, require_methods
+from fog_bringup.experiment_jobs import Job
+from fog_bringup.experiment_methods import Sources, configuration, require_methods
 from fog_bringup.experiment_run import ExperimentRun, RunPlan
 from fog_bringup.experiment_verdict import interval, success
 from fog_bringup.film import film_of
@@ -187,6 +188,51 @@ def test_a_finished_run_is_not_repeated_and_another_seed_is_added(
     assert main(command(folder, "--methods", "bc", "--seeds", "2", *SMALL)) == 0
     assert made == [("bc", 1)]
     assert read(out)["methods"]["bc"]["pooled"]["training_seeds"] == 2
+
+
+def test_runs_side_by_side_learn_the_same(
+    out: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In processes of their own, with the same numbers; one that fails does not stop another."""
+    both = command(folder, "--methods", "local,ppo,bc", "--seeds", "1", "--jobs", "2", *SMALL)
+    both[both.index("--output") + 1] = str(folder / "out_jobs")
+    assert main([*both, "ppo.learning_rate=1e30"]) == 2
+    said = capsys.readouterr().err
+    assert "ppo, seed 0: update" in said and "not finite" in said
+    alone, beside = read(out)["methods"], read(folder / "out_jobs")["methods"]
+    assert beside["ppo"]["seeds"] == []
+    for name in ("local", "bc"):
+        one, other = alone[name]["seeds"][0], beside[name]["seeds"][0]
+        for key in ("updates", "imagined_steps", "max_coverage", "config"):
+            assert one[key] == other[key], (name, key)
+
+
+def test_jobs_side_by_side_end_when_asked_to(folder: Path, task: TaskConfig) -> None:
+    store = EpisodeStore(folder / "store")
+    sources = Sources(store, folder / "global", folder / "local")
+    plan = RunPlan(60.0, evaluations=1, episodes=2, episodes_along=2)
+    jobs = [
+        Job(
+            "local",
+            configuration("local", SMALL[1:], seed=seed, threads=1),
+            ExperimentRun(folder / "stopped" / str(seed), task, plan, [FIRST_SEED, FIRST_SEED + 1]),
+        )
+        for seed in range(3)
+    ]
+    learned: set[str] = set()
+
+    def tell(job: Job, share: float, text: str) -> None:
+        if "imagined steps" in text:
+            learned.add(job.name)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(
+            module.carry_out(jobs, sources, at_once=2, show=tell, stopped=lambda: len(learned) == 2)
+        )
+    for job in jobs[:2]:
+        assert (job.run.folder / "policy" / "manifest.json").exists()  # saved, to go on from
+        assert job.run.finished() is None
+    assert not jobs[2].run.folder.exists()  # never begun
 
 
 def test_other_settings_are_refused(

@@ -27,7 +27,7 @@ class FogConfig:
     sampling_steps: int = 0
     """Denoising steps per frame; 0 takes the global model's own number."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the global model's networks; auto: bfloat16 where the device has matrix units for it."""
+    """Of the global model's networks; auto: bfloat16 where the device has instructions for it."""
     local_share: float = 0.0
     """Share of the run that is spent first in the local model alone: cheap steps that are only as
     right as it is, before the global model takes over. 1: the whole run ("no diffusion")."""

@@ -30,7 +30,7 @@ class PpoConfig:
     sampling_steps: int = 0
     """Denoising steps per frame; 0 takes the global model's own number."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the global model's networks; auto: bfloat16 where the device has matrix units for it."""
+    """Of the global model's networks; auto: bfloat16 where the device has instructions for it."""
     gamma: float = 0.99
     lambda_: float = 0.95
     learning_rate: float = 1e-3
