@@ -22,6 +22,7 @@ does not depend on the past.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,6 +85,22 @@ def swap_state(value: LatentState, gradient: LatentState) -> LatentState:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """What happened in one step of a rollout, as values: where :mod:`.retraced` begins."""
+
+    predicted: LatentState
+    """s_hat."""
+    arrived: LatentState
+    """s_{t+1} before any restart."""
+    foretold: Tensor
+    """``[env]``: r(s_{t+1}), the local model's reward."""
+    reward: Tensor
+    """``[env]``: R_t, the global model's."""
+    restarted: LatentState | None
+    """States of new contexts; they count where an environment ended. None: none did."""
+
+
+@dataclass(frozen=True)
 class Rollout:
     """H steps of N environments; index t is the transition s_t, a_t -> s_{t+1}."""
 
@@ -103,6 +120,9 @@ class Rollout:
     """What the global model showed."""
     state: LatentState
     """State to go on from, without gradient."""
+    start: LatentState | None = None
+    """s_0."""
+    trace: Sequence[Trace] = ()
 
 
 def rollout(
@@ -123,8 +143,9 @@ def rollout(
         state: s_0 of all environments; its gradient is cut.
         noise: ``[time, env, field]`` standard normal, one row for each step of the horizon.
     """
-    state = state.detach()
+    state = start = state.detach()
     features, next_features, actions, log_probs, rewards, ends, steps = [], [], [], [], [], [], []
+    trace = []
     for step_noise in noise:
         action, log_prob = policy(state.features, step_noise)
         step = world.step(action.detach())
@@ -136,14 +157,20 @@ def rollout(
         next_features.append(arrived.features)
         actions.append(action)
         log_probs.append(log_prob)
-        rewards.append(swap(step.reward, local.reward(arrived)))
+        foretold = local.reward(arrived)
+        rewards.append(swap(step.reward, foretold))
         ends.append(step.end.float())
         steps.append(step)
-        state = arrived
+        state, fresh = arrived, None
         if bool(step.end.any()):
             with torch.no_grad():
                 fresh = local.start(world.restart(step.end))
             state = arrived.where(step.end, fresh)  # the fresh state has no past: the chain is cut
+        trace.append(
+            Trace(
+                predicted.detach(), arrived.detach(), foretold.detach(), step.reward.detach(), fresh
+            )
+        )
     return Rollout(
         torch.stack(features),
         torch.stack(next_features),
@@ -153,6 +180,8 @@ def rollout(
         torch.stack(ends),
         steps,
         state.detach(),
+        start,
+        trace,
     )
 
 

@@ -34,6 +34,10 @@ class FogConfig:
     gamma: float = 0.97
     lambda_: float = 0.95
     actor_rate: float = 5e-4
+    actor_passes: int = 1
+    """Steps of the actor per rollout in the global model. From the second on the rollout is gone
+    through again with what the local model says that the new actions change (:mod:`.retraced`),
+    which costs a few hundredths of a rollout."""
     critic_rate: float = 1e-3
     critic_passes: int = 4
     """Passes over the rollout per update, in 4 minibatches each."""
@@ -73,8 +77,9 @@ class FogConfig:
             FogError: One cannot be.
         """
         positive = ("environments", "horizon", "imagined_episode", "context", "contexts",
-                    "critic_passes", "refresh_batch", "check_directions", "gamma", "actor_rate",
-                    "critic_rate", "refresh_rate", "gradient_clip", "temperature")  # fmt: skip
+                    "actor_passes", "critic_passes", "refresh_batch", "check_directions", "gamma",
+                    "actor_rate", "critic_rate", "refresh_rate", "gradient_clip",
+                    "temperature")  # fmt: skip
         for name in positive:
             if not getattr(self, name) > 0:
                 raise FogError(f"{name} is {getattr(self, name)}; expected more than 0")
@@ -85,6 +90,11 @@ class FogConfig:
         for name in ("gamma", "lambda_", "local_share", "target_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FogError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+        if self.sample_prior and self.actor_passes > 1:
+            raise FogError(
+                f"actor_passes is {self.actor_passes} with sample_prior: a sample of the prior "
+                "differs from pass to pass; expected 1, or the mean of the prior"
+            )
         if not self.entropy_target < 0:  # the entropy's scale is divided by it
             raise FogError(f"entropy_target is {self.entropy_target}; expected less than 0")
         if self.precision not in ("auto", "float32", "bfloat16"):

@@ -22,6 +22,7 @@ from fog_policy.health import HealthMonitor, prediction_errors, reward_uncertain
 from fog_policy.imagined_buffer import ImaginedBuffer
 from fog_policy.local_refresh import LocalRefresh
 from fog_policy.local_world import LatentWorld, LocalAlone
+from fog_policy.retraced import retrace
 from fog_policy.rollout_faults import require_finite
 from fog_world_model.data.windows import WindowSampler
 from fog_world_model.errors import FogError
@@ -196,6 +197,9 @@ class FogTrainer:
         bonus = soft_bonus(flow.log_probs, temperature, target=self.entropy_target)
         target = objective(flow, bootstrap, gamma=config.gamma, bonus=bonus)
         norm = self._descend("actor", self.actor, -target)
+        if self.in_global:  # the local model alone is as cheap, and on-policy
+            for _ in range(config.actor_passes - 1):
+                self._go_through_again(flow, noise, temperature)
         entropy = float(-flow.log_probs.detach().mean())
         self._adapt_temperature(entropy)
         critic_loss = self._fit_critic(flow, bonus.detach())
@@ -221,6 +225,14 @@ class FogTrainer:
         if self.in_global and config.check_every and self.updates % config.check_every == 0:
             log |= self._check_health(log["reward"])
         return log | {"imagined_steps": self.env.steps, "local_steps": self.alone.steps}
+
+    def _go_through_again(self, flow: Rollout, noise: Tensor, temperature: Tensor) -> None:
+        """One more step of the actor on a rollout."""
+        again = retrace(self.actor, self.phase.local, flow, noise)
+        bonus = soft_bonus(again.log_probs, temperature, target=self.entropy_target)
+        bootstrap = self.target(again.next_features[-1])
+        target = objective(again, bootstrap, gamma=self.config.gamma, bonus=bonus)
+        self._descend("actor", self.actor, -target)
 
     def check_gradient(self) -> GradientCheck:
         """Compare with finite differences through the global model; nothing changes.

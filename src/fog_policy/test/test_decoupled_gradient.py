@@ -1,4 +1,7 @@
-"""The decoupled gradient against plain back-propagation, and its forward values bit for bit."""
+"""The decoupled gradient against plain back-propagation, and its forward values bit for bit.
+
+At the end: a rollout gone through again, with the same numbers for the same policy.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fog_policy.actor_critic import Actor, ActorCriticConfig
-from fog_policy.decoupled_gradient import objective, rollout, swap
+from fog_policy.decoupled_gradient import Rollout, objective, rollout, swap
+from fog_policy.fog_config import FogConfig
 from fog_policy.gradient_check import check_gradient
 from fog_policy.local_world import LatentWorld
+from fog_policy.retraced import retrace
 from fog_world_model.data.windows import Windows
+from fog_world_model.errors import FogError
 from fog_world_model.imagination import ImaginedEnv, ImaginedStep
 from fog_world_model.local_model.local_model import LocalModel
 from fog_world_model.local_model.rssm import LatentState
@@ -220,3 +226,76 @@ def test_gradient_check_leaves_everything_as_it_was(
     assert torch.equal(before[3], after[3])
     for old, new in zip(parameters, actor.parameters(), strict=True):
         torch.testing.assert_close(old, new.detach(), rtol=1e-5, atol=1e-6)
+
+
+def begun(seed: int = 0) -> tuple[Tensor, Tensor, LatentState]:
+    torch.manual_seed(seed)
+    start = torch.randn(ENVIRONMENTS, 2, dtype=torch.float64)
+    noise = torch.randn(HORIZON, ENVIRONMENTS, 1, dtype=torch.float64)
+    return start, noise, LatentState(torch.zeros(ENVIRONMENTS, 0, dtype=torch.float64), start)
+
+
+def gradient(flow: Rollout, policy: LinearPolicy) -> Tensor:
+    target = objective(flow, 2.0 * flow.next_features[-1].sum(-1), gamma=GAMMA)
+    (found,) = torch.autograd.grad(target, policy.weight)
+    return found
+
+
+@pytest.mark.parametrize("ends", end_patterns())
+def test_the_same_policy_gets_the_same_rollout_bit_for_bit(ends: Tensor) -> None:
+    start, noise, state = begun()
+    policy, wrong = LinearPolicy(), LinearSystem(start, ends, matrix=1.7 * A)
+    flow = rollout(policy, LinearSystem(start, ends), wrong, state, noise)
+    again = retrace(policy, wrong, flow, noise)
+    for name in ("features", "next_features", "actions", "log_probs", "rewards", "ends"):
+        assert torch.equal(getattr(again, name), getattr(flow, name)), name
+    assert torch.equal(again.state.features, flow.state.features)
+    assert torch.equal(gradient(again, policy), gradient(flow, policy))
+
+
+@pytest.mark.parametrize("ends", end_patterns())
+def test_where_the_local_world_is_right_it_is_the_rollout_of_the_new_policy(ends: Tensor) -> None:
+    start, noise, state = begun()
+    policy = LinearPolicy()
+    system = LinearSystem(start, ends)
+    flow = rollout(policy, system, system, state, noise)
+    with torch.no_grad():
+        policy.weight.add_(torch.tensor([[0.5], [0.8]], dtype=torch.float64))
+    expected = rollout(policy, LinearSystem(start, ends), system, state, noise)
+    again = retrace(policy, system, flow, noise)
+    assert not torch.allclose(again.rewards, flow.rewards)
+    for name in ("features", "next_features", "actions", "rewards"):
+        torch.testing.assert_close(getattr(again, name), getattr(expected, name))
+    torch.testing.assert_close(gradient(again, policy), gradient(expected, policy))
+
+
+def test_a_wrong_local_world_errs_with_the_change_alone() -> None:
+    """By hand: one step, of a policy that was 0 in the rollout, in a world with twice the effect.
+
+    bar s = x A (action 0), and the reward there is q(x A). The new action a moves the state by
+    a B, as the local world says, wherever that believes x A to be.
+    """
+    start, noise, state = begun()
+    noise = torch.zeros(1, ENVIRONMENTS, 1, dtype=torch.float64)
+    ends = torch.zeros(1, ENVIRONMENTS, dtype=torch.bool)
+    policy, wrong = LinearPolicy(), LinearSystem(start, ends, matrix=3.0 * A)
+    with torch.no_grad():
+        policy.weight.zero_()
+    flow = rollout(policy, LinearSystem(start, ends), wrong, state, noise)
+    with torch.no_grad():
+        policy.weight.copy_(torch.tensor([[0.3], [0.1]], dtype=torch.float64))
+    again = retrace(policy, wrong, flow, noise)
+    action = torch.tanh(start @ policy.weight.detach())
+    torch.testing.assert_close(again.next_features[0], start @ A + action @ B)
+    torch.testing.assert_close(again.rewards[0], quadratic(start @ A + action @ B))
+
+
+def test_what_cannot_be_gone_through_again_is_refused() -> None:
+    start, noise, state = begun()
+    ends = torch.zeros(HORIZON, ENVIRONMENTS, dtype=torch.bool)
+    system = LinearSystem(start, ends)
+    flow = rollout(LinearPolicy(), system, system, state, noise)
+    with pytest.raises(ValueError, match="trace"):
+        retrace(LinearPolicy(), system, flow, noise[:2])
+    with pytest.raises(FogError, match="actor_passes is 2 with sample_prior"):
+        FogConfig(actor_passes=2, sample_prior=True)
