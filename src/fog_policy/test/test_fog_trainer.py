@@ -103,6 +103,23 @@ def test_same_seed_same_updates(make_trainer: Make, tiny_config: FogConfig) -> N
     assert first != logs(1)
 
 
+def test_more_passes_move_the_actor_on_and_nothing_else_in_the_world(
+    make_trainer: Make, tiny_config: FogConfig
+) -> None:
+    """The rollout, its log and where the environments are stay those of one pass."""
+
+    def after(passes: int) -> tuple[dict[str, float], list[Tensor], Tensor]:
+        made = make_trainer(replace(tiny_config, actor_passes=passes, refresh_steps=0))
+        log = made.update()
+        return log, copied(made.actor.parameters()), made.phase.state.features
+
+    log, once, state = after(1)
+    log_again, thrice, state_again = after(3)
+    assert log == log_again
+    assert torch.equal(state, state_again)
+    assert changed(once, thrice)
+
+
 def test_environments_are_restarted_when_due(make_trainer: Make, tiny_config: FogConfig) -> None:
     """6 imagined steps at most, checked before each rollout of 3, so none gets beyond 8."""
     made = make_trainer(tiny_config)

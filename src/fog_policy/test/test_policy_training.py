@@ -68,7 +68,7 @@ def without_time(curve: list[dict[str, float]]) -> list[dict[str, float]]:
     [
         {},
         {"sample_prior": True, "horizon": 2, "horizon_end": 5, "check_every": 3},
-        {"local_share": 0.4, "precision": "bfloat16", "entropy_target": -0.5},
+        {"local_share": 0.4, "precision": "bfloat16", "entropy_target": -0.5, "actor_passes": 2},
     ],
 )
 def test_a_run_in_two_parts_is_the_run_in_one(
