@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from fog_policy import fog_state
-from fog_policy.actor_critic import Actor, ActorCriticConfig, Critic, td_lambda
+from fog_policy.actor_critic import td_lambda
 from fog_policy.decoupled_gradient import Rollout, objective, rollout, soft_bonus
 from fog_policy.fog_config import FogConfig
 from fog_policy.gradient_check import GradientCheck, check_gradient
 from fog_policy.health import HealthMonitor, prediction_errors, reward_uncertainty
 from fog_policy.imagined_buffer import ImaginedBuffer
+from fog_policy.imagined_setup import set_up
 from fog_policy.local_refresh import LocalRefresh
 from fog_policy.local_world import LatentWorld, LocalAlone
 from fog_policy.retraced import retrace
@@ -27,11 +28,9 @@ from fog_policy.rollout_faults import require_finite
 from fog_world_model.data.windows import WindowSampler
 from fog_world_model.errors import FogError
 from fog_world_model.global_model.global_model import GlobalModel
-from fog_world_model.global_model.worlds import Precision
 from fog_world_model.imagination import Contexts, ImaginedEnv
 from fog_world_model.local_model.local_model import LocalModel
 from fog_world_model.local_model.rssm import LatentState
-from fog_world_model.training.processes import device_of
 
 __all__ = ["FogConfig", "FogTrainer"]
 
@@ -75,26 +74,12 @@ class FogTrainer:
             recordings: Draws windows of ``config.refresh_window + 1`` observations.
             config: Settings.
         """
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        torch.manual_seed(config.seed)
-        self.config = config
-        self.device = device_of(config.device)
-        self.precision = resolved_precision(config.precision, self.device)
+        self.config, self.contexts = config, contexts
+        setup = set_up(global_model, local_model, contexts, config)
+        self.device, self.precision, self.env = setup.device, setup.precision, setup.env
+        self.actor, self.critic = setup.actor, setup.critic
         # The path of the gradient; it is only learned itself while it is refreshed.
-        self.local_model = copy.deepcopy(local_model).to(self.device).requires_grad_(False)
-        if config.sampling_steps:
-            global_model.with_sampling_steps(config.sampling_steps)
-        self.contexts = contexts
-        self.env = ImaginedEnv(
-            global_model.to(self.device),
-            contexts,
-            environments=config.environments,
-            max_steps=config.imagined_episode,
-            seed=config.seed,
-            device=self.device,
-            precision=self.precision,
-        )
+        self.local_model = setup.local_model
         self.alone = LocalAlone(
             self.local_model,
             contexts,
@@ -103,9 +88,6 @@ class FogTrainer:
             seed=config.seed,
             device=self.device,
         )
-        sizes = ActorCriticConfig(local_model.features_size, local_model.config.action_size)
-        self.actor = Actor(sizes).to(self.device)
-        self.critic = Critic(sizes).to(self.device)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_temperature = torch.tensor(
             math.log(config.temperature), device=self.device, requires_grad=True
@@ -354,15 +336,3 @@ class FogTrainer:
             FogError: It is not the state of such a trainer.
         """
         fog_state.restore(self, tensors, values)
-
-
-def resolved_precision(precision: Precision, device: torch.device) -> Precision:
-    """What ``auto`` is on a device: bfloat16 on a processor that has instructions for it.
-
-    Even without matrix units (AMX), by AVX-512 alone, 32 worlds were measured 1.35 times as fast.
-    """
-    if precision == "auto" and device.type == "cpu":
-        found = torch.cpu.get_capabilities()
-        fast = found.get("amx_bf16") or found.get("avx512_bf16")
-        return "bfloat16" if fast else "float32"
-    return precision

@@ -7,7 +7,6 @@ frames), actor and critic and their first weights, and how often the local model
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,11 +16,10 @@ from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 from torch import Tensor
 
-from fog_policy.actor_critic import Actor, ActorCriticConfig, Critic
 from fog_policy.decoupled_gradient import Rollout
-from fog_policy.fog_trainer import resolved_precision
 from fog_policy.imagined_buffer import ImaginedBuffer
 from fog_policy.imagined_features import ImaginedFeatures
+from fog_policy.imagined_setup import set_up
 from fog_policy.learner_state import (
     contexts_state,
     environment_tensors,
@@ -40,11 +38,10 @@ from fog_policy.rollout_faults import require_finite
 from fog_world_model.data.windows import WindowSampler
 from fog_world_model.errors import FogError
 from fog_world_model.global_model.global_model import GlobalModel
-from fog_world_model.imagination import Contexts, ImaginedEnv
+from fog_world_model.imagination import Contexts
 from fog_world_model.local_model.local_model import LocalModel
 from fog_world_model.local_model.rssm import LatentState
 from fog_world_model.training import random_state
-from fog_world_model.training.processes import device_of
 
 
 class PpoLearner:
@@ -67,26 +64,10 @@ class PpoLearner:
             recordings: Draws windows of ``config.segment + 1`` observations.
             config: Settings.
         """
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        torch.manual_seed(config.seed)
         self.config, self.contexts = config, contexts
-        self.device = device_of(config.device)
-        self.precision = resolved_precision(config.precision, self.device)
-        self.local_model = copy.deepcopy(local_model).to(self.device).requires_grad_(False)
-        if config.sampling_steps:
-            global_model.with_sampling_steps(config.sampling_steps)
-        self.env = ImaginedEnv(
-            global_model.to(self.device),
-            contexts,
-            environments=config.environments,
-            max_steps=config.imagined_episode,
-            seed=config.seed,
-            device=self.device,
-            precision=self.precision,
-        )
-        sizes = ActorCriticConfig(local_model.features_size, local_model.config.action_size)
-        self.actor, self.critic = Actor(sizes).to(self.device), Critic(sizes).to(self.device)
+        setup = set_up(global_model, local_model, contexts, config)
+        self.device, self.precision, self.env = setup.device, setup.precision, setup.env
+        self.actor, self.critic, self.local_model = setup.actor, setup.critic, setup.local_model
         self.refresh = LocalRefresh(
             self.local_model,
             recordings,
