@@ -82,14 +82,14 @@ class Board:
         """Take the statuses of one message."""
         now = self._clock()
         with self._lock:
+            for name, (then, _) in list(self._others.items()):
+                if now - then > _FORGOTTEN_S:
+                    del self._others[name]
             for status in statuses:
                 if status.name == f"{self._policy_node}: control":
                     self._say(now, status)
                 elif status.name in self._others or len(self._others) < _MOST_OTHERS:
                     self._others[status.name] = (now, status)
-            for name, (then, _) in list(self._others.items()):
-                if now - then > _FORGOTTEN_S:
-                    del self._others[name]
 
     def _say(self, now: float, status: Status) -> None:
         found, before = words(status), self._status

@@ -33,10 +33,13 @@ async function stop() {
     const found = await post();
     if (mine !== stopping) return;
     showStop(found.state, found);
-    if (found.answered) break;
+    if (found.answered) {
+      stopOpen = false;
+      return;
+    }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
-  if (mine === stopping) stopOpen = false;
+  // It never arrived, and this page goes on saying so whatever the server knows.
 }
 
 async function post() {
@@ -130,6 +133,7 @@ async function ask(what, path) {
     const found = await answer.json().catch(() => ({}));
     if (!answer.ok) throw new Error(found.detail ?? answer.statusText);
     say(`${what}: ${found.text || "done"}`);
+    if (what !== "deactivate") stopOpen = false;
   } catch (error) {
     say(`${what}: ${error.message}`, true);
   }
