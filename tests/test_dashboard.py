@@ -9,13 +9,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rclpy
 from geometry_msgs.msg import Twist
+from lifecycle_msgs.srv import ChangeState, GetState
 from processes import NodeProcess
 from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
 from synthetic_robot import SyntheticRobot
 from toy_bundle import write_toy_bundle
 from websockets.sync.client import connect
@@ -164,6 +168,39 @@ def test_what_the_robot_does_is_seen_and_stopped_over_http(
         assert "dashboard_node" in robot.diagnosed
         assert dashboard.stop() == 0, dashboard.output()
         assert "Traceback" not in dashboard.output()
+
+
+def test_a_policy_node_that_is_stuck_and_then_gone(
+    robot: SyntheticRobot, node_environment: dict[str, str]
+) -> None:
+    """Its services are there, and nobody carries them out."""
+    stuck = rclpy.create_node("stuck", namespace="dog", context=robot.node.context)
+    kinds = {"emergency_stop": Trigger, "reset_emergency_stop": Trigger, "get_state": GetState}
+    for name, kind in {**kinds, "change_state": ChangeState}.items():
+        stuck.create_service(kind, f"policy_node/{name}", lambda request, response: response)
+    with start(
+        node_environment, "task:=reach_cube", "port:=0", "policy_node:=/dog/policy_node"
+    ) as (dashboard):
+        url = url_of(dashboard)
+        token = token_of(url)
+        status, stop = post(url, "emergency_stop")
+        assert status == 202 and stop["state"] == "unconfirmed"
+        assert "/dog/policy_node/emergency_stop did not answer within 1 s" in stop["text"]
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(post, url, "lifecycle/activate", token)
+            robot.wait(
+                lambda: get(url)["lifecycle"]["transition"] == "activate", "it is not asked for"
+            )
+            assert post(url, "lifecycle/activate", token)[0] == 409
+            stuck.destroy_node()
+            status, answer = asked.result(60.0)
+        assert status == 502 and "/dog/policy_node/change_state: nobody answers" in answer["detail"]
+        assert get(url)["lifecycle"] == {"state": "unknown", "transition": "", "age_s": None}
+        with connect(url.replace("http", "ws") + "/watch") as page:
+            page.recv(10.0)  # somebody watches, and shows nothing
+            begin = time.monotonic()
+            assert dashboard.stop(grace_s=20.0) == 0
+        assert time.monotonic() - begin < 10.0
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ _STOP_CHECK_S = 0.25
 _STOP_AGAIN_S = 1.0
 _STOP_FOR_S = 10.0
 """An emergency stop is asked for again and again, for so long, until it is confirmed."""
+_CALL_S = 80.0
+"""A policy node loads PyTorch when it is configured, which takes its time."""
 _STATE_S = 1.0
 _STATE_LOST_S = 3.0
 """A question for the lifecycle state that is not answered by then is given up."""
@@ -105,10 +107,13 @@ class DashboardNode(FogNode):
         self._state_client = self.create_client(GetState, f"{policy}/get_state")
         self._change_client = self.create_client(ChangeState, f"{policy}/change_state")
         self._state_call: tuple[float, Any] | None = None
+        self._calls: list[tuple[float, Any, Any, Future[Answer]]] = []
+        """Time limit, client, call and what waits for its answer."""
         self._listen(policy, battery_topic)
         self._serve(host, port, names, may_start)
         self.every(_STATE_S, self._ask_state)
         self.every(_STOP_CHECK_S, self._call_stop)
+        self.every(0.5, self._give_up)
         self.every(1.0, self._report)
 
     def close(self) -> None:
@@ -263,8 +268,7 @@ class DashboardNode(FogNode):
 
     def _call(self, client: Any, request: Any, future: Future[Answer]) -> None:
         if not client.service_is_ready():
-            name = client.srv_name.rpartition("/")[2]
-            _complete(future, Answer(False, self._no_answer(name)))
+            _complete(future, Answer(False, self._no_answer(_last(client.srv_name))))
             return
 
         def answered(call: Any) -> None:
@@ -277,7 +281,23 @@ class DashboardNode(FogNode):
                 text = f"{client.srv_name}: refused; the policy node's log says why"
             _complete(future, Answer(bool(result.success), text))
 
-        client.call_async(request).add_done_callback(answered)
+        call = client.call_async(request)
+        self._calls.append((time.monotonic() + _CALL_S, client, call, future))
+        call.add_done_callback(answered)
+
+    def _give_up(self) -> None:
+        """A node that has ended, or is stuck, answers no more."""
+        now, going_on = time.monotonic(), []
+        for one in self._calls:
+            until, client, call, future = one
+            if future.done():
+                continue
+            if now < until and client.service_is_ready():
+                going_on.append(one)
+                continue
+            client.remove_pending_request(call)
+            _complete(future, Answer(False, self._no_answer(_last(client.srv_name))))
+        self._calls = going_on
 
     def _no_answer(self, service: str) -> str:
         return (
@@ -334,6 +354,10 @@ def _find_task(name: str, bundle: str) -> TaskConfig:
     if name:
         find_task(name).require_same(task, f"bundle {bundle}")
     return task
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _newest(depth: int) -> QoSProfile:

@@ -35,7 +35,7 @@ STATIC = Path(__file__).parent / "static"
 """The page; what it shares with others is under ``/shared``."""
 MOST_VIEWERS = 16
 _ANSWER_S = 90.0
-"""A policy node loads PyTorch when it is configured, which takes its time."""
+"""Longer than anything that asks the policy node waits itself."""
 _log = logging.getLogger("fog.dashboard")
 
 

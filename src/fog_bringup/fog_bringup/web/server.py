@@ -17,7 +17,9 @@ from fog_world_model.errors import FogError
 SHARED_STATIC = Path(__file__).parent / "static"
 """Look and small functions of all pages; they need nothing from elsewhere."""
 _CLOSE_S = 3
-"""How long an end waits for open connections."""
+"""How long an end waits for open connections,"""
+_CLOSE_NODE_S = 1
+"""and how long in a node, which a launch file gives less than two seconds to end."""
 
 
 def listen(host: str, port: int, *, spelled: str = "--{} {}") -> socket.socket:
@@ -111,7 +113,7 @@ def serve(app: FastAPI, listener: socket.socket, *, idle_timeout_s: float = 300.
     Raises:
         KeyboardInterrupt: It was SIGINT.
     """
-    _server(app, idle_timeout_s).run(sockets=[listener])
+    _server(app, idle_timeout_s, _CLOSE_S).run(sockets=[listener])
 
 
 class BackgroundServer:
@@ -123,7 +125,7 @@ class BackgroundServer:
     """
 
     def __init__(self, app: FastAPI, listener: socket.socket) -> None:
-        self._server, self._listener = _server(app, 60.0), listener
+        self._server, self._listener = _server(app, 60.0, _CLOSE_NODE_S), listener
         self._thread = threading.Thread(target=self._run, name="web server", daemon=True)
         self._thread.start()
 
@@ -135,14 +137,14 @@ class BackgroundServer:
     def close(self) -> None:
         """Close what is open, and wait for it."""
         self._server.should_exit = True
-        self._thread.join(_CLOSE_S + 2)
+        self._thread.join(_CLOSE_NODE_S + 0.5)
         self._listener.close()
 
     def _run(self) -> None:
         self._server.run(sockets=[self._listener])
 
 
-def _server(app: FastAPI, idle_timeout_s: float) -> uvicorn.Server:
+def _server(app: FastAPI, idle_timeout_s: float, close_s: int) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -154,6 +156,6 @@ def _server(app: FastAPI, idle_timeout_s: float) -> uvicorn.Server:
         ws_max_size=1 << 16,
         # A program may think between two requests; its connection is kept as long as its seat.
         timeout_keep_alive=math.ceil(idle_timeout_s) + 5,
-        timeout_graceful_shutdown=_CLOSE_S,
+        timeout_graceful_shutdown=close_s,
     )
     return uvicorn.Server(config)
