@@ -265,6 +265,11 @@ def test_a_stop_that_nobody_confirms_is_said_loudly(page: Page, robot: MadeUpRob
 
 def test_what_starts_movement_is_asked_twice(page: Page, robot: MadeUpRobot) -> None:
     assert page.locator("#activate").is_disabled() and page.locator("#reset").is_disabled()
+    # What latches without an emergency stop can be reset too.
+    robot.status = (2, "out_of_distribution: 9 nats at one step; reset it to go on")
+    page.locator("#reset:enabled").wait_for()
+    robot.status = (0, "driving")
+    page.locator("#reset:disabled").wait_for()
     page.locator("#deactivate").click()
     _wait_for(page, lambda: robot.asked == ["deactivate"], "not deactivated")
     robot.state, robot.status = "inactive", (1, "not active")

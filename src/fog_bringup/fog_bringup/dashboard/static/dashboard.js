@@ -164,7 +164,9 @@ function showLifecycle() {
   }
   activate.disabled = !(may && ["unconfigured", "inactive"].includes(now));
   byId("deactivate").disabled = !(may && now === "active");
-  const stopped = state.safety.emergency_stop !== false || state.stop.state === "unconfirmed";
+  // A great surprise of the local model latches as well, and is no emergency stop.
+  const stopped = state.safety.emergency_stop !== false || state.safety.level === "error"
+    || state.stop.state === "unconfirmed";
   byId("reset").disabled = !(may && stopped);
 }
 
