@@ -27,7 +27,7 @@ from fog_world_model.task import TaskConfig
 PACKAGE = REPOSITORY / "src" / "fog_bringup"
 LAUNCH_FILES = {path.name.split(".")[0]: path for path in (PACKAGE / "launch").glob("*.launch.py")}
 PARAMETERS = PACKAGE / "config" / "quadruped.yaml"
-NODES = ("robot_node", "driver_node", "recorder_node", "policy_node")
+NODES = ("robot_node", "driver_node", "recorder_node", "policy_node", "dashboard_node")
 OTHER_NODES = ("replay_node", "go2_bridge_node")
 """Those that end at once without a bag, or without Unitree's interfaces."""
 
@@ -86,6 +86,7 @@ def test_arguments_and_their_choices() -> None:
         "activate": BOOL,
         "shadow": BOOL,
         "speed_scale": None,
+        "dashboard": BOOL,
         "report": None,
         "comparison": None,
         "namespace": None,
@@ -146,8 +147,13 @@ def test_nodes_accept_the_parameter_file(
     name: str, task: TaskConfig, node_environment: dict[str, str], tmp_path: Path
 ) -> None:
     # Our nodes end with status 2 when they are given a parameter that they do not have.
-    more = ["-p", f"output:={tmp_path}/bags"] if name == "recorder_node" else []
-    command = [name, "--ros-args", "--params-file", str(PARAMETERS), *more]
+    more = {
+        "recorder_node": ["-p", f"output:={tmp_path}/bags"],
+        "dashboard_node": ["-p", "task:=reach_cube", "-p", "port:=0"],
+    }.get(name, [])
+    package = "fog_policy" if name == "policy_node" else "fog_bringup"
+    command = [sys.executable, "-m", f"{package}.{name}", "--ros-args"]
+    command += ["--params-file", str(PARAMETERS), *more]
     listener = SyntheticRobot(task)
     listener.silent = set(listener.topics)
     try:

@@ -26,7 +26,7 @@ EXECUTABLES = {
     "fog_policy": {"policy_node"},
     "fog_bringup": {
         *("fog", "robot_node", "recorder_node", "driver_node"),
-        *("replay_node", "go2_bridge_node", "odometry_frame_node"),
+        *("replay_node", "go2_bridge_node", "odometry_frame_node", "dashboard_node"),
     },
 }
 ROS_MODULES = {

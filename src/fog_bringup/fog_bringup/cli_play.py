@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +45,8 @@ class Play:
         """Serve until Ctrl-C."""
         from fog_bringup.cli_training import seconds
         from fog_bringup.play import server
-        from fog_bringup.play.guard import is_loopback
         from fog_bringup.play.worker import Worker
+        from fog_bringup.web import server as web
 
         try:
             idle_s = seconds(self.idle_timeout)
@@ -55,31 +54,31 @@ class Play:
             raise FogError(str(error).replace("--time-budget", "--idle-timeout")) from None
         if idle_s <= 0:
             raise FogError(f"--idle-timeout {self.idle_timeout}: expected more than 0")
-        with server.listen(self.host, self.port) as listener:
-            address, port = listener.getsockname()[:2]
-            public = not is_loopback(address)
+        with web.listen(self.host, self.port) as listener:
+            public = web.is_public(listener)
             worker = Worker()
             world = worker.wait_for(self._world)
             notes = _say_speed(world, worker.wait_for(world.step_seconds))
             if public:
                 notes.append("The network can reach this world: --host is not this machine's own.")
-                _warn(address, port)
+                danger = "can drive this\nworld and see the recordings it starts from."
+                warning = web.network_warning(listener, "fog play", danger, "--host")
+                print(warning, file=sys.stderr, flush=True)
             app = server.make_app(
                 world,
                 worker,
                 idle_timeout_s=idle_s,
-                names={*self.name, self.host, *([socket.gethostname()] if public else [])},
+                names=web.guarded_names(self.host, self.name, public),
                 public=public,
                 notes=notes,
             )
-            shown = "127.0.0.1" if address in ("0.0.0.0", "::") else address
-            url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
+            url = web.page_url(listener)
             print(f"fog play: {url} (Ctrl-C ends it)", flush=True)
             if self.open:
                 import webbrowser
 
                 webbrowser.open(url)
-            server.serve(app, listener, idle_timeout_s=idle_s)
+            web.serve(app, listener, idle_timeout_s=idle_s)
         return 0
 
     def _world(self) -> PlayedWorld:
@@ -115,15 +114,3 @@ def _say_speed(world: PlayedWorld, took: float) -> list[str]:
     slow = f"This device needs {1e3 * took:.0f} ms a step: the world runs slower than it should."
     print(f"fog play: {slow}", file=sys.stderr)
     return [slow]
-
-
-def _warn(address: str, port: int) -> None:
-    line = "!" * 78
-    print(
-        f"{line}\n!!  fog play listens on {address} port {port}: EVERYBODY who reaches this "
-        "machine\n!!  over the network can drive this world and see the recordings it starts "
-        "from.\n!!  There is no password and no encryption. For yourself alone, leave --host "
-        f"out\n!!  and forward the port: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE\n{line}",
-        file=sys.stderr,
-        flush=True,
-    )

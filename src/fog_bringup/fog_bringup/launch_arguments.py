@@ -13,8 +13,9 @@ from fog_bringup.tasks import find_task
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig, task_from_dict
 
-NOT_IN_A_TASK = ("/joy",)
-"""Topics of one robot that its task does not name: the joystick belongs to its operator."""
+NOT_IN_A_TASK = ("/joy", "/battery_state")
+"""Topics of one robot that its task does not name: the joystick belongs to its operator, and the
+battery is shown to the operator whatever the task says of it."""
 
 
 def positive(name: str, text: str) -> float:
@@ -162,8 +163,10 @@ def topic_remappings(task: TaskConfig, namespace: str) -> list[tuple[str, str]]:
 
 def _scene_topics(task: TaskConfig) -> tuple[str, ...]:
     """What the simulated robot and the safety filter use beside the task's recording."""
-    safety = (task.safety.tilt_topic,) if task.safety.tilt_topic else ()
-    return ("/odom", "/sim/cube_pose", "/sim/goal_pose", *safety)
+    safety = task.safety
+    watches = (safety.temperature, safety.battery, safety.geofence)
+    watched = (safety.tilt_topic, safety.deadman_topic, *(w.topic for w in watches if w))
+    return ("/odom", "/sim/cube_pose", "/sim/goal_pose", *(topic for topic in watched if topic))
 
 
 def extra_remappings(path: str) -> list[tuple[str, str]]:

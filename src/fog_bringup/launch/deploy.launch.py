@@ -30,7 +30,7 @@ from launch.event_handlers import OnProcessStart
 from launch.events import matches_action
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from launch_ros.substitutions import FindPackageShare
@@ -82,6 +82,13 @@ def generate_launch_description() -> LaunchDescription:
                 description="JSON file for rates, latencies and stops; empty: only the log",
             ),
             DeclareLaunchArgument(
+                "dashboard",
+                default_value="false",
+                choices=("true", "false"),
+                description="true: the operator's page as well, on http://127.0.0.1:8720/; where "
+                "it ends, the launch ends, and the robot stops",
+            ),
+            DeclareLaunchArgument(
                 "use_sim_time",
                 default_value="false",
                 choices=("true", "false"),
@@ -119,7 +126,7 @@ def generate_launch_description() -> LaunchDescription:
 def _start(context: LaunchContext) -> list[Action]:
     names = (
         *("bundle", "task", "activate", "shadow", "speed_scale", "command_topic", "report"),
-        *("use_sim_time", "namespace", "remappings", "respawn", "parameters"),
+        *("dashboard", "use_sim_time", "namespace", "remappings", "respawn", "parameters"),
     )
     given = {name: LaunchConfiguration(name).perform(context) for name in names}
     bundle = launch_arguments.check_bundle(given["bundle"], given["task"])
@@ -153,7 +160,32 @@ def _start(context: LaunchContext) -> list[Action]:
         respawn_delay=2.0,
         on_exit=None if respawn else _end_with("policy_node"),
     )
-    return [*_transitions(policy, launch_arguments.yes("activate", given["activate"])), policy]
+    actions = [*_transitions(policy, launch_arguments.yes("activate", given["activate"])), policy]
+    if launch_arguments.yes("dashboard", given["dashboard"]):
+        actions.append(_dashboard(given, remappings, respawn))
+    return actions
+
+
+def _dashboard(given: dict[str, str], remappings: list[tuple[str, str]], respawn: bool) -> Node:
+    """The operator's page, on the same topics as the policy."""
+    return Node(
+        package="fog_bringup",
+        executable="dashboard_node",
+        name="dashboard_node",
+        namespace=given["namespace"],
+        output="screen",
+        remappings=remappings,
+        parameters=[
+            {
+                **launch_arguments.node_parameters(given["parameters"], "dashboard_node"),
+                "bundle": str(Path(given["bundle"]).resolve()),
+                "use_sim_time": launch_arguments.yes("use_sim_time", given["use_sim_time"]),
+            }
+        ],
+        respawn=respawn,
+        respawn_delay=2.0,
+        on_exit=None if respawn else _end_with("dashboard_node"),
+    )
 
 
 def _transitions(policy: LifecycleNode, activate: bool) -> list[Action]:

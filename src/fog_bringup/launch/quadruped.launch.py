@@ -95,6 +95,13 @@ def generate_launch_description() -> LaunchDescription:
                 description="deploy: factor on the policy's commands; empty: the node's",
             ),
             DeclareLaunchArgument(
+                "dashboard",
+                default_value="false",
+                choices=("true", "false"),
+                description="deploy: true starts the operator's page as well, on "
+                "http://127.0.0.1:8720/",
+            ),
+            DeclareLaunchArgument(
                 "report",
                 default_value="",
                 description="deploy, replay: JSON file for rates, latencies and stops",

@@ -10,6 +10,7 @@ import pytest
 from fog_bringup import launch_arguments
 from fog_bringup.tasks import find_task
 from fog_world_model.errors import FogError
+from fog_world_model.task import task_from_dict
 
 
 def test_a_section_is_found_whatever_the_namespace(tmp_path: Path) -> None:
@@ -42,6 +43,13 @@ def test_topics_move_into_the_namespace() -> None:
     assert {s.topic for s in task.streams()} <= set(moved)
     assert not {"/clock", "/diagnostics"} & set(moved)
     assert launch_arguments.topic_remappings(task, "") == []
+    # What the safety filter watches and the operator sees belongs to one robot too.
+    content = task.to_dict()
+    content["safety"]["battery"] = {"topic": "/power", "min_v": 21.5}
+    content["safety"]["deadman_topic"] = "/held"
+    moved = dict(launch_arguments.topic_remappings(task_from_dict(content), "dog"))
+    assert moved["/power"] == "/dog/power" and moved["/held"] == "/dog/held"
+    assert moved["/battery_state"] == "/dog/battery_state"
 
 
 def test_remapping_file(tmp_path: Path) -> None:

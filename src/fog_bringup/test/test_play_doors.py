@@ -16,10 +16,10 @@ from starlette.websockets import WebSocket
 
 from fog_bringup.play.controls import action_of, field_controls
 from fog_bringup.play.find_store import find_store
-from fog_bringup.play.guard import Guard
 from fog_bringup.play.seat import Seat, SeatTakenError
-from fog_bringup.play.server import listen
 from fog_bringup.play.session import Session
+from fog_bringup.web.guard import Guard
+from fog_bringup.web.server import listen
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.errors import FogError
 from fog_world_model.task import ActionConfig, TaskConfig, task_from_dict

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fog_bringup.action_fields import field_label, field_unit
 from fog_world_model.task import ActionConfig, FloatArray
 
 
@@ -38,16 +39,6 @@ class FieldControl:
     sign: int
     """1 where right (x) or up (y) pushes the field up, -1 where it pushes it down."""
 
-
-_LABELS = {
-    "linear.x": "forwards",
-    "linear.y": "to the left",
-    "linear.z": "up",
-    "angular.x": "roll",
-    "angular.y": "pitch",
-    "angular.z": "turn left",
-}
-_UNITS = {"linear": "m/s", "angular": "rad/s"}
 
 _W, _A, _S, _D, _Q, _E = (f"Key{letter}" for letter in "WASDQE")
 # Field -> keys up, keys down, pad, axis, sign. As fog_driver_node has it: W and S drive, A and D
@@ -93,10 +84,10 @@ def field_controls(action: ActionConfig) -> list[FieldControl]:
         else:
             up, down = _ANY[index] if index < len(_ANY) else ((), ())
             pad, axis, sign = index // 2, "yx"[index % 2], 1
-        label = _LABELS.get(name, name)
+        label = field_label(name)
         if known is _TABLE:
             label = {"linear.x": "right", "linear.y": "up"}[name]
-        unit = _UNITS.get(name.split(".")[0], "")
+        unit = field_unit(name)
         found.append(FieldControl(name, label, unit, low, high, up, down, pad, axis, sign))
     return found
 

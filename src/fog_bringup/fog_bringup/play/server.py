@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import math
-import socket
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Annotated
 
-import uvicorn
 from fastapi import FastAPI, Header, HTTPException, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from fog_bringup.play.guard import Guard
 from fog_bringup.play.program import program_routes
 from fog_bringup.play.seat import Seat, SeatTakenError
 from fog_bringup.play.session import Session
 from fog_bringup.play.video import encode_video
 from fog_bringup.play.worker import Worker
 from fog_bringup.play.world import PlayedWorld
+from fog_bringup.web.guard import Guard
+from fog_bringup.web.server import SHARED_STATIC
 from fog_world_model.errors import FogError
 
 STATIC = Path(__file__).parent / "static"
-"""The page; it needs nothing from elsewhere."""
+"""The page; what it shares with others is under ``/shared``."""
 _log = logging.getLogger("fog.play")
 
 
@@ -102,6 +99,7 @@ def make_app(
             raise HTTPException(500, str(error)) from error
         return Response(content, media_type="video/mp4", headers={"Cache-Control": "no-store"})
 
+    app.mount("/shared", StaticFiles(directory=SHARED_STATIC))
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     return app
 
@@ -110,60 +108,3 @@ async def _expire(seat: Seat) -> None:
     while True:
         await asyncio.sleep(min(1.0, seat.idle_timeout_s / 10))
         seat.expire()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Take a port, before anything takes long.
-
-    Args:
-        host: Name or address of this machine.
-        port: TCP port; 0 for any that is free.
-
-    Raises:
-        FogError: There is no such address here, or the port is taken or not allowed.
-    """
-    if not 0 <= port <= 65535:  # the resolver would take the remainder
-        raise FogError(f"--port {port}: expected 0 to 65535")
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise FogError(f"--host {host}: not a name or address of this machine ({error})") from error
-    family, kind, protocol, _, address = found[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(64)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise FogError(
-                f"--port {port}: taken by another program on {host}; end it, or choose another "
-                "port (0: any that is free)"
-            ) from error
-        if error.errno == errno.EACCES:
-            raise FogError(f"--port {port}: not allowed; choose one from 1024 on") from error
-        raise FogError(f"--host {host}: cannot be bound ({error.strerror})") from error
-    return listener
-
-
-def serve(app: FastAPI, listener: socket.socket, *, idle_timeout_s: float = 300.0) -> None:
-    """Answer until SIGINT or SIGTERM, then close what is open.
-
-    Raises:
-        KeyboardInterrupt: It was SIGINT.
-    """
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        # A machine that vanished is noticed within ten seconds.
-        ws_ping_interval=5.0,
-        ws_ping_timeout=5.0,
-        ws_max_size=1 << 16,
-        # A program may think between two steps; its connection is kept as long as its seat.
-        timeout_keep_alive=math.ceil(idle_timeout_s) + 5,
-        timeout_graceful_shutdown=3,
-    )
-    uvicorn.Server(config).run(sockets=[listener])

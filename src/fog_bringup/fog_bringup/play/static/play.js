@@ -1,7 +1,8 @@
 // The page of `fog play`: says what the person does, shows what the world answers.
 
 import { Controls, keyName } from "./controls.js";
-import { actionBars, byId, chart, paint, showAction, write } from "./view.js";
+import { byId, showNotes, write } from "./shared/dom.js";
+import { actionBars, chart, paint, showAction } from "./view.js";
 
 const RETRY_MS = 3000;
 const FIRST_RETRY_MS = 500; // where this page was loaded again, its old connection is about to close
@@ -156,12 +157,7 @@ function onHello(message) {
   document.title = `Learned world: ${hello.task}`;
   byId("task").textContent = hello.task;
   byId("description").textContent = hello.description;
-  byId("notes").hidden = !hello.notes.length;
-  byId("notes").replaceChildren(...hello.notes.map((text) => {
-    const item = document.createElement("li");
-    item.textContent = text;
-    return item;
-  }));
+  showNotes(hello.notes);
   byId("away").hidden = true;
   byId("world").hidden = false;
   const groups = { "Held out from training": true, "Used for training": false };

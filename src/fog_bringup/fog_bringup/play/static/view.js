@@ -1,6 +1,6 @@
 // Draws pictures, figures and charts; knows nothing of the connection.
 
-export const byId = (id) => document.getElementById(id);
+import { byId, signed } from "./shared/dom.js";
 
 /** Base64 of RGB bytes, row after row, onto a canvas of the picture's own size. */
 export function paint(canvas, base64, width, height) {
@@ -17,21 +17,6 @@ export function paint(canvas, base64, width, height) {
     canvas.height = height;
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
-}
-
-/** Text into an element, with a part of it smaller. */
-export function write(id, text, small = "", kind = "") {
-  const element = byId(id);
-  element.textContent = "";
-  const main = document.createElement("span");
-  main.textContent = text;
-  main.className = kind;
-  element.append(main);
-  if (small) {
-    const rest = document.createElement("small");
-    rest.textContent = " " + small;
-    element.append(rest);
-  }
 }
 
 /** Lines over the steps; `series` maps a CSS class to numbers. */
@@ -90,6 +75,6 @@ export function showAction(controls, command) {
     const fill = field.querySelector("i");
     fill.style.width = `${50 * Math.abs(share)}%`;
     fill.style.left = value >= 0 ? "50%" : `${50 - 50 * Math.abs(share)}%`;
-    field.querySelector("output").textContent = `${value >= 0 ? "+" : "−"}${Math.abs(value).toFixed(2)} ${unit}`;
+    field.querySelector("output").textContent = `${signed(value)} ${unit}`;
   });
 }

@@ -1,0 +1,1 @@
+"""What the pages of this package share: who is let in, how they are served, how they look."""
