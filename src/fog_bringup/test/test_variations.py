@@ -195,7 +195,7 @@ def test_a_pair_of_its_own_changes_nothing_by_itself(plain: Go2Robot) -> None:
     assert robot._variation is not None
     robot._variation.apply({"cube_friction_factor": 1.0})
     for r in (plain, robot):
-        r._data.qpos[r._cube : r._cube + 2] = r._data.qpos[:2] + (0.0, 0.8)
+        r._data.qpos[r._cube : r._cube + 2] = r._data.qpos[:2] + np.array([0.0, 0.8])
         for _ in range(100):
             r.step((0.0, 0.4, 0.0))
     moved = [r.observe(image=False) for r in (plain, robot)]
