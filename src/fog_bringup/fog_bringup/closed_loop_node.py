@@ -26,7 +26,15 @@ from std_srvs.srv import Trigger
 
 from fog_bringup.base_node import FogNode, message_class, run
 from fog_bringup.closed_loop import episode_record, make_record
-from fog_bringup.live_scene import ODOMETRY, POSE, LiveScene, object_name, stamp_of
+from fog_bringup.live_scene import (
+    ODOMETRY,
+    POSE,
+    SIM_PREFIX,
+    SIM_SUFFIX,
+    LiveScene,
+    object_name,
+    stamp_of,
+)
 from fog_bringup.robots import Observation
 from fog_bringup.tasks import find_task
 from fog_policy.control_report import write_json
@@ -174,6 +182,7 @@ class ClosedLoopNode(FogNode):
             self._transition(Transition.TRANSITION_CONFIGURE, "configure")
             self._transition(Transition.TRANSITION_ACTIVATE, "activate")
             self._await_commands()
+            self._await_ground_truth()
             episodes: list[dict[str, Any]] = []
             for seed in self._seeds:
                 episodes.append(self._episode(seed))
@@ -211,6 +220,25 @@ class ClosedLoopNode(FogNode):
                     f"within {self._timeout_s:g} s"
                 )
             self._pause()
+
+    def _await_ground_truth(self) -> None:
+        """Subscriptions to objects come after the robot has been found.
+
+        A robot that publishes none is soon known: its topics are announced together.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        self._next_moment()
+        earliest = time.monotonic() + 3 * _LOOK_FOR_OBJECTS_S
+        while True:
+            with self._heard:
+                self._moments.clear()
+            seen = self._next_moment().observation.objects
+            missing = self._objects - set(seen)
+            if not missing and time.monotonic() > earliest:
+                return
+            if time.monotonic() > deadline:
+                topics = ", ".join(f"{SIM_PREFIX}{name}{SIM_SUFFIX}" for name in sorted(missing))
+                raise FogError(f"nothing has come on {topics} within {self._timeout_s:g} s")
 
     def _pause(self) -> None:
         if self._closing:

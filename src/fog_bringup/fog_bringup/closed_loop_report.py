@@ -318,10 +318,16 @@ class ClosedLoopReport:
         summaries: dict[str, dict[str, Any]] = {}
         for row in self.rows:
             nominal = summaries.get(row.contender.name)
+            try:
+                summary = summarise(records[row.key], self.criterion, nominal if row.vary else None)
+            except FogError as error:
+                raise FogError(
+                    f"{self._path(row)}: {error}; delete the file to measure it again"
+                ) from error
             summaries[row.key] = {
                 "contender": row.contender.name,
                 "variation": row.variation,
-                **summarise(records[row.key], self.criterion, nominal if row.vary else None),
+                **summary,
             }
         done = sum(s["episodes"] for s in summaries.values())
         criterion = self.criterion
@@ -333,8 +339,7 @@ class ClosedLoopReport:
                 "control_hz": self.task.control_hz,
                 "arena_m": self.task.options.get("arena_m"),
             },
-            "criterion": None if criterion is None else {**vars(criterion), "words": criterion.words,
-                                                         "of_distance": criterion.of_distance},
+            "criterion": None if criterion is None else criterion.to_dict(),
             "limit_s": self.max_steps / self.task.control_hz,
             "seeds": {"first": plan.first_seed, "episodes": plan.episodes},
             "speed": plan.speed,

@@ -50,6 +50,10 @@ class Criterion:
         """Which distance it is about."""
         return "cube to post" if self.kind == "push" else "base to cube"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Its numbers, and both in words."""
+        return {**vars(self), "words": self.words, "of_distance": self.of_distance}
+
 
 @dataclass(frozen=True)
 class Outcome:
