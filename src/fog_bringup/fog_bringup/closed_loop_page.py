@@ -14,7 +14,6 @@ from PIL import Image
 
 from fog_bringup import closed_loop_figures as drawing
 from fog_bringup.closed_loop import Record
-from fog_bringup.closed_loop_report import first_episodes
 from fog_bringup.report_page import (
     contents,
     folded,
@@ -25,7 +24,7 @@ from fog_bringup.report_page import (
     table,
     write_together,
 )
-from fog_bringup.report_theme import LIGHT, png
+from fog_bringup.report_theme import LIGHT, Draw, png
 from fog_world_model.errors import FogError
 
 Figures = Mapping[str, Any]
@@ -56,9 +55,8 @@ def write_page(folder: Path, figures: Figures, records: Mapping[str, Record]) ->
     text = json.dumps(figures, indent=1, allow_nan=False) + "\n"
     write_together(folder, {RESULTS: text, PAGE: _html(figures, records)})
     try:
-        for key, draw in _maps(figures, records):
-            if key in figures["contenders"]:
-                (folder / f"paths_{key}.png").write_bytes(_on_white(png(draw, LIGHT)))
+        for name, draw in _maps(figures, records):
+            (folder / f"paths_{name}.png").write_bytes(_on_white(png(draw, LIGHT)))
     except OSError as error:
         raise FogError(f"report {folder}: cannot be written ({error.strerror})") from error
 
@@ -196,15 +194,14 @@ def _varied(found: Figures) -> list[str]:
     ]
 
 
-def _maps(figures: Figures, records: Mapping[str, Record]) -> Iterator[tuple[str, Any]]:
-    """Rows, and what draws their first episodes."""
-    for key, episodes in first_episodes(records, drawing.SHOWN):
-        judged = {r["seed"]: r for r in figures["rows"][key]["per_episode"]}
-        titles = [_outcome(judged[e["seed"]]) for e in episodes]
-        yield (
-            key,
-            functools.partial(drawing.paths, episodes, titles, figures["task"]["arena_m"]),
-        )
+def _maps(figures: Figures, records: Mapping[str, Record]) -> Iterator[tuple[str, Draw]]:
+    """Contenders, and what draws their first episodes without variation."""
+    for name in figures["contenders"]:
+        if episodes := records[name]["episodes"][: drawing.SHOWN]:
+            judged = {r["seed"]: r for r in figures["rows"][name]["per_episode"]}
+            titles = [_outcome(judged[e["seed"]]) for e in episodes]
+            arena_m = figures["task"]["arena_m"]
+            yield name, functools.partial(drawing.paths, episodes, titles, arena_m)
 
 
 def _outcome(row: Figures) -> str:
@@ -216,22 +213,20 @@ def _outcome(row: Figures) -> str:
 
 
 def _paths(figures: Figures, records: Mapping[str, Record]) -> Iterator[str]:
-    parts = []
-    for key, draw in _maps(figures, records):
-        found = figures["rows"][key]
-        name, variation = found["contender"], found["variation"]
-        title = _title(figures["contenders"], name)
-        if variation != "nominal":
-            title += f", {figures['variations'][variation]['title']}"
-        parts.append(
-            picture(
-                draw,
-                f"Paths of the first episodes of {title}, seen from above.",
-                f"{title}. Arrows: the robot at the start (hollow) and at the end; squares: the "
-                "cube likewise; cross: the post. Brighter to darker: more reward in the step.",
-            )
+    parts = [
+        picture(
+            draw,
+            f"Paths of the first episodes of {name}, seen from above.",
+            f"{_title(figures['contenders'], name)}.",
         )
-    yield from _section("paths", *(parts or [paragraph("No episode is finished.")]))
+        for name, draw in _maps(figures, records)
+    ]
+    legend = paragraph(
+        "Without variation. Arrows: the robot at the start (hollow) and at the end; squares: the "
+        "cube likewise; cross: the goal. The more reward a step earned, the stronger the blue.",
+        "note",
+    )
+    yield from _section("paths", legend, *parts)
 
 
 def _method(figures: Figures) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -445,10 +445,3 @@ def _interval(found: Any) -> dict[str, float]:
 def _hash(bundle: Path) -> str:
     """Of the manifest, which has the hash of the weights."""
     return hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()[:16]
-
-
-def first_episodes(records: Mapping[str, Record], number: int) -> Iterator[tuple[str, list[Any]]]:
-    """Rows with episodes, and the first ones of each."""
-    for key, record in records.items():
-        if record["episodes"]:
-            yield key, record["episodes"][:number]
