@@ -246,9 +246,9 @@ def _method(figures: Figures) -> Iterator[str]:
             "seeds are drawn from the whole range of 32 bits). Bundles"
             + (" and the scripted driver" if "driver" in figures["contenders"] else "")
             + f" drive over ROS topics, in processes of their own, at {pace}; robot time waits for "
-            "a policy that the machine makes late. The driver is a little unsteady, by a fifth of what "
-            "it is in recordings. Random commands (uniform, drawn anew for every "
-            "step) and standing need no topics and were measured without."
+            "a policy that the machine makes late. The driver is a little unsteady, by a fifth of "
+            "what it is in recordings. Random commands (uniform, drawn anew for every step) and "
+            "standing need no topics and were measured without."
         ),
         paragraph(
             "Success is read off the ground truth at the control steps. Shares have Wilson's "
