@@ -244,11 +244,14 @@ def _method(figures: Figures) -> Iterator[str]:
             f"{seeds['episodes']} episodes of at most {figures['limit_s']:g} s per row, from the "
             f"seeds {seeds['first']} to {last}, from which no recording begins but by chance (its "
             "seeds are drawn from the whole range of 32 bits). Bundles"
-            + (" and the scripted driver" if "driver" in figures["contenders"] else "")
+            + (
+                " and the scripted driver, which is a little unsteady,"
+                if "driver" in figures["contenders"]
+                else ""
+            )
             + f" drive over ROS topics, in processes of their own, at {pace}; robot time waits for "
-            "a policy that the machine makes late. The driver is a little unsteady, by a fifth of "
-            "what it is in recordings. Random commands (uniform, drawn anew for every step) and "
-            "standing need no topics and were measured without."
+            "a policy that the machine makes late. Random commands (uniform, drawn anew for every "
+            "step) and standing need no topics and were measured without."
         ),
         paragraph(
             "Success is read off the ground truth at the control steps. Shares have Wilson's "
