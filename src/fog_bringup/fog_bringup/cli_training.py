@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional, subcommand
 
+from fog_bringup.cli_evaluate_policy import EvaluatePolicy
 from fog_bringup.cli_train_policy import TrainPolicy
 from fog_bringup.cli_zero_shot import EvaluateZeroShot
 from fog_bringup.training_options import Training, seconds
@@ -309,47 +309,6 @@ class EvaluateGlobal:
         for line in summary(result.figures):
             print(line)
         print(output / "evaluation.html")
-        return 0
-
-
-@dataclass
-class EvaluatePolicy:
-    """Closed-loop returns of a bundle over ROS topics, beside random commands and standing."""
-
-    bundle: Positional[Path]
-    """Bundle folder."""
-    output: Path
-    """Folder for the records."""
-    episodes: int = 20
-    """Episodes; the same start states for all."""
-    seed: int = 1_000_000
-    """Seed of the first start state."""
-    speed: float = 4.0
-    """Robot seconds per second; 0: as fast as possible."""
-
-    def run(self) -> int:
-        """Evaluate, and print JSON."""
-        from fog_bringup.closed_loop import evaluate_over_ros, evaluate_without_ros
-        from fog_bringup.progress import progress_bar
-        from fog_policy.bundle import load_bundle
-        from fog_policy.evaluation import summarise_returns
-
-        task = load_bundle(self.bundle).task
-        seeds = range(self.seed, self.seed + self.episodes)
-        with progress_bar() as report:
-            records = {
-                "policy": evaluate_over_ros(
-                    task,
-                    self.bundle,
-                    seeds,
-                    output=self.output / "policy.json",
-                    speed=self.speed,
-                    progress=report,
-                )
-            }
-            for name in ("random", "standing"):
-                records[name] = evaluate_without_ros(task, name, seeds, progress=report)
-        print(json.dumps({k: summarise_returns(v) for k, v in records.items()}, indent=1))
         return 0
 
 

@@ -12,8 +12,9 @@ import random
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from fog_bringup.live_scene import yaw_of
 from fog_bringup.node_processes import NodeProcesses
 from fog_bringup.progress import Report
 from fog_bringup.robots import Observation, make_robot
+from fog_bringup.robots.variations import STREAM
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
@@ -38,10 +40,12 @@ _START_S, _PER_EPISODE_S = 120.0, 20.0
 
 def evaluate_over_ros(
     task: TaskConfig,
-    bundle: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] | None,
     seeds: Sequence[int],
     *,
     output: str | os.PathLike[str],
+    max_steps: int | None = None,
+    vary: Sequence[str] = (),
     speed: float = 4.0,
     real_time: bool = False,
     patience_s: float = 0.5,
@@ -56,9 +60,15 @@ def evaluate_over_ros(
 
     Args:
         task: The task; it must be the bundle's.
-        bundle: Folder of the bundle.
+        bundle: Folder of the bundle; None: the scripted driver that sees the ground truth, see
+            :mod:`fog_bringup.reference_drivers`, in a node of its own too.
         seeds: One episode starts from each.
-        output: JSON file for the record; the nodes' logs lie beside it in ``<output stem>_logs``.
+        output: JSON file for the record, written anew after every episode: what an interruption
+            leaves is a record of the episodes before it. The nodes' logs lie beside it in
+            ``<output stem>_logs``.
+        max_steps: Control steps after which an episode is cut; None: the task's.
+        vary: What differs from episode to episode, names of
+            :data:`fog_bringup.robots.variations.VARIATIONS`.
         speed: Robot seconds per wall second; 0: as fast as possible.
         real_time: As with a real robot: no simulated time, stamps are wall time, nobody waits. For
             measuring rates and latencies; ``speed``, ``patience_s`` and ``state_hz`` do not count.
@@ -82,12 +92,16 @@ def evaluate_over_ros(
             shows what it said last.
     """
     output = Path(output)
-    if not Path(bundle).is_dir():  # everything else about it is policy_node's to find out
+    steps = task.episode.max_steps if max_steps is None else max_steps
+    if (
+        bundle is not None and not Path(bundle).is_dir()
+    ):  # everything else about it is policy_node's to find out
         raise FogError(f"bundle {bundle}: no such folder")
     output.parent.mkdir(parents=True, exist_ok=True)
     domain = free_domain_id() if domain_id is None else domain_id
     sim = {"use_sim_time": not real_time}
     pace: dict[str, Any] = {"speed": speed, "patience_s": patience_s, "state_hz": state_hz}
+    varied = {"vary": ",".join(vary)} if vary else {}
     if real_time:
         speed, pace = 1.0, {"publish_clock": False}
     with (
@@ -99,19 +113,34 @@ def evaluate_over_ros(
         nodes.start(
             "robot_node",
             [sys.executable, "-m", "fog_bringup.robot_node"],
-            {"task": task_file, **pace, **(robot_parameters or {})},
+            {"task": task_file, **pace, **varied, **(robot_parameters or {})},
         )
-        nodes.start(
-            "policy_node",
-            policy_command or [sys.executable, "-m", "fog_policy.policy_node"],
-            {"bundle": str(bundle), "report_path": str(policy_report or ""), **sim},
-        )
+        if bundle is None:
+            nodes.start(
+                "driver_node",
+                [sys.executable, "-m", "fog_bringup.driver_node"],
+                {"task": task_file, "mode": "reference", **sim},
+            )
+        else:
+            nodes.start(
+                "policy_node",
+                policy_command or [sys.executable, "-m", "fog_policy.policy_node"],
+                {"bundle": str(bundle), "report_path": str(policy_report or ""), **sim},
+            )
         nodes.start(
             "closed_loop_node",
             [sys.executable, "-m", "fog_bringup.closed_loop_node"],
-            {"task": task_file, "seeds": list(seeds), "output": str(output.resolve()), **sim},
+            {
+                "task": task_file,
+                "seeds": list(seeds),
+                "output": str(output.resolve()),
+                "max_steps": steps,
+                "count_images": any(name in STREAM for name in vary),
+                **({"policy": ""} if bundle is None else {}),
+                **sim,
+            },
         )
-        real_s = task.episode.max_steps * task.period_ns * 1e-9 / min(speed or 1.0, 1.0)
+        real_s = steps * task.period_ns * 1e-9 / min(speed or 1.0, 1.0)
         limit_s = _START_S + len(seeds) * (_PER_EPISODE_S + 2.0 * real_s)
 
         def on_line(line: str) -> None:
@@ -129,7 +158,9 @@ def evaluate_without_ros(
     controller: str | Controller,
     seeds: Sequence[int],
     *,
+    max_steps: int | None = None,
     progress: Report | None = None,
+    finished: Callable[[dict[str, Any]], None] = lambda episode: None,
     robot_options: dict[str, Any] | None = None,
 ) -> Record:
     """Drive the simulated robot directly, as fast as the machine allows.
@@ -140,7 +171,9 @@ def evaluate_without_ros(
             ``standing`` (zero), or a function that is shown each observation with its picture.
         seeds: One episode starts from each; the start states are those of
             :func:`evaluate_over_ros`.
+        max_steps: Control steps after which an episode is cut; None: the task's.
         progress: Told the episodes done.
+        finished: Given each episode's record when it is over.
         robot_options: Arguments for :func:`fog_bringup.robots.make_robot`.
 
     Returns:
@@ -162,13 +195,14 @@ def evaluate_without_ros(
             f"of {1e9 / robot.step_ns:g} Hz"
         )
     with_picture = callable(controller)
+    limit = task.episode.max_steps if max_steps is None else max_steps
     episodes = []
     try:
         for done, seed in enumerate(seeds, start=1):
             generator = np.random.default_rng(seed)
             robot.reset(seed)
             seen = [robot.observe(image=with_picture)]
-            while len(seen) <= task.episode.max_steps and not seen[-1].end:
+            while len(seen) <= limit and not seen[-1].end:
                 if callable(controller):
                     command = np.asarray(controller(seen[-1]), np.float64)
                 elif controller == "random":
@@ -178,28 +212,50 @@ def evaluate_without_ros(
                 for _ in range(task.period_ns // robot.step_ns):
                     robot.step(command)
                 seen.append(robot.observe(image=with_picture))
-            episodes.append(episode_record(task, seed, seen, commands=len(seen) - 1))
+            episodes.append(
+                episode_record(
+                    task,
+                    seed,
+                    seen,
+                    commands=len(seen) - 1,
+                    max_steps=limit,
+                    conditions=robot.conditions,
+                )
+            )
+            finished(episodes[-1])
             if progress is not None:
                 progress(f"closed loop, {name}", done, len(seeds))
     finally:
         robot.close()
-    return make_record(task, name, episodes)
+    return make_record(task, name, episodes, limit)
 
 
-def make_record(task: TaskConfig, controller: str, episodes: list[dict[str, Any]]) -> Record:
-    """Put episodes together."""
+def make_record(
+    task: TaskConfig,
+    controller: str,
+    episodes: list[dict[str, Any]],
+    max_steps: int | None = None,
+) -> Record:
+    """Put episodes together, which were cut after so many steps (None: the task's)."""
     return {
         "task": task.name,
         "task_hash": task.hash,
         "controller": controller,
         "control_hz": task.control_hz,
-        "max_steps": task.episode.max_steps,
+        "max_steps": task.episode.max_steps if max_steps is None else max_steps,
         "episodes": episodes,
     }
 
 
 def episode_record(
-    task: TaskConfig, seed: int, seen: Sequence[Observation], *, commands: int, missed: int = 0
+    task: TaskConfig,
+    seed: int,
+    seen: Sequence[Observation],
+    *,
+    commands: int,
+    missed: int = 0,
+    max_steps: int | None = None,
+    conditions: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What is kept of an episode.
 
@@ -209,15 +265,18 @@ def episode_record(
         seen: Observations at the start and after every control step, up to the end.
         commands: Commands given.
         missed: Control steps whose picture was lost; they are counted with the next one seen.
+        max_steps: Control steps after which it was cut; None: the task's.
+        conditions: What was varied, and how much.
 
     Returns:
         ``seed``; ``rewards``, always ``max_steps`` numbers, zero after an end; ``return``, their
         sum; ``end``; ``base`` and ``cube`` (what the task is about, whatever its name), paths of
         ``[x, y, yaw]`` from the start on; ``goal``, the last ``[x, y, yaw]`` or None; ``commands``
-        and ``missed``.
+        and ``missed``; ``conditions`` where something was varied.
     """
-    rewards = [float(o.reward) for o in seen[1:]][: task.episode.max_steps]
-    rewards += [0.0] * (task.episode.max_steps - len(rewards))
+    limit = task.episode.max_steps if max_steps is None else max_steps
+    rewards = [float(o.reward) for o in seen[1:]][:limit]
+    rewards += [0.0] * (limit - len(rewards))
     moved = next((name for name in seen[0].objects if name != "goal"), None)
     goal = seen[-1].objects.get("goal")
     return {
@@ -232,6 +291,7 @@ def episode_record(
         "goal": None if goal is None else list(goal),
         "commands": commands,
         "missed": missed,
+        **({"conditions": dict(conditions)} if conditions else {}),
     }
 
 

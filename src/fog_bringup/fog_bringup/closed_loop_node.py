@@ -26,7 +26,15 @@ from std_srvs.srv import Trigger
 
 from fog_bringup.base_node import FogNode, message_class, run
 from fog_bringup.closed_loop import episode_record, make_record
-from fog_bringup.live_scene import ODOMETRY, POSE, LiveScene, object_name, stamp_of
+from fog_bringup.live_scene import (
+    ODOMETRY,
+    POSE,
+    SIM_PREFIX,
+    SIM_SUFFIX,
+    LiveScene,
+    object_name,
+    stamp_of,
+)
 from fog_bringup.robots import Observation
 from fog_bringup.tasks import find_task
 from fog_policy.control_report import write_json
@@ -34,7 +42,7 @@ from fog_world_model.data import messages
 from fog_world_model.errors import FogError
 from fog_world_model.task import StreamConfig
 
-_CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+_CAMERA_INFO, _IMAGE = "sensor_msgs/msg/CameraInfo", "sensor_msgs/msg/Image"
 _SILENCE_S = 15.0
 """Wall time without a picture after which the robot counts as gone."""
 _LOOK_FOR_OBJECTS_S = 0.25
@@ -65,13 +73,25 @@ class ClosedLoopNode(FogNode):
         self._seeds = self.declare("seeds", [0], "one episode starts from each seed")
         self._output = Path(self.declare("output", "closed_loop.json", "JSON file to write"))
         robot = self.declare("robot", "/robot_node", "name of the robot's node")
-        policy = self.declare("policy", "/policy_node", "name of the policy's lifecycle node")
+        policy = self.declare(
+            "policy",
+            "/policy_node",
+            "name of the policy's lifecycle node; empty: something else drives, by itself",
+        )
         odometry = self.declare("odometry_topic", "/odom", "nav_msgs/msg/Odometry of the base")
         self._timeout_s = self.declare(
             "timeout_s", 120.0, "how long a service may take, s", low=1.0, high=3600.0
         )
+        max_steps = self.declare(
+            "max_steps", 0, "control steps after which an episode is cut; 0: the task's", low=0
+        )
+        count_images = self.declare(
+            "count_images", False, "count the images that arrive, beside the pictures taken"
+        )
         self.check_parameters()
         self._task = find_task(task_name)
+        self._max_steps = max_steps or self._task.episode.max_steps
+        self._drives_itself = not policy
         if self._task.reward is None:
             raise FogError(f"task '{self._task.name}' names no reward topic: nothing to measure")
         self._change_state = self.create_client(ChangeState, f"{policy}/change_state")
@@ -92,6 +112,9 @@ class ClosedLoopNode(FogNode):
                 self._listen(stream.type, stream.topic, functools.partial(self._on_number, stream))
         action = self._task.action
         self._listen(action.type, action.topic, self._on_command)
+        self._image_stamps: list[int] | None = [] if count_images else None
+        if count_images:
+            self._listen(_IMAGE, self._task.image.topic, self._on_image)
         self._look_for_objects()
         self.every(_LOOK_FOR_OBJECTS_S, self._look_for_objects)
         self._thread = threading.Thread(target=self._run, name="episodes")
@@ -135,6 +158,10 @@ class ClosedLoopNode(FogNode):
     def _on_command(self, data: bytes) -> None:
         self._commands += 1
 
+    def _on_image(self, data: bytes) -> None:
+        if self._image_stamps is not None:
+            self._image_stamps.append(stamp_of(data))
+
     def _on_picture(self, data: bytes) -> None:
         task, stamp_ns = self._task, stamp_of(data)
         observation = self._scene.observation(stamp_ns)
@@ -155,16 +182,18 @@ class ClosedLoopNode(FogNode):
             self._transition(Transition.TRANSITION_CONFIGURE, "configure")
             self._transition(Transition.TRANSITION_ACTIVATE, "activate")
             self._await_commands()
-            episodes = []
+            self._await_ground_truth()
+            episodes: list[dict[str, Any]] = []
             for seed in self._seeds:
                 episodes.append(self._episode(seed))
+                record = make_record(self._task, "policy", episodes, self._max_steps)
+                write_json(self._output, record)
                 print(
                     f"episode {len(episodes)}/{len(self._seeds)} seed {seed} "
                     f"return {episodes[-1]['return']:.3f}",
                     flush=True,
                 )
             self._transition(Transition.TRANSITION_DEACTIVATE, "deactivate")
-            write_json(self._output, make_record(self._task, "policy", episodes))
         except _Ended:
             return
         except OSError as error:
@@ -175,6 +204,8 @@ class ClosedLoopNode(FogNode):
             self.done.set_result(None)
 
     def _transition(self, number: int, name: str) -> None:
+        if self._drives_itself:
+            return
         request = ChangeState.Request(transition=Transition(id=number))
         if not self._call(self._change_state, request).success:
             raise FogError(f"policy_node refuses to {name}; its log says why")
@@ -189,6 +220,25 @@ class ClosedLoopNode(FogNode):
                     f"within {self._timeout_s:g} s"
                 )
             self._pause()
+
+    def _await_ground_truth(self) -> None:
+        """Subscriptions to objects come after the robot has been found.
+
+        A robot that publishes none is soon known: its topics are announced together.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        self._next_moment()
+        earliest = time.monotonic() + 3 * _LOOK_FOR_OBJECTS_S
+        while True:
+            with self._heard:
+                self._moments.clear()
+            seen = self._next_moment().observation.objects
+            missing = self._objects - set(seen)
+            if not missing and time.monotonic() > earliest:
+                return
+            if time.monotonic() > deadline:
+                topics = ", ".join(f"{SIM_PREFIX}{name}{SIM_SUFFIX}" for name in sorted(missing))
+                raise FogError(f"nothing has come on {topics} within {self._timeout_s:g} s")
 
     def _pause(self) -> None:
         if self._closing:
@@ -209,15 +259,16 @@ class ClosedLoopNode(FogNode):
         start = json.loads(answer.message)
         if start["seed"] != seed:
             raise FogError(f"robot_node began with seed {start['seed']} instead of {seed}")
-        return self._measure(seed, start["stamp_ns"])
+        return self._measure(seed, start["stamp_ns"], start.get("conditions", {}))
 
-    def _measure(self, seed: int, start_ns: int) -> dict[str, Any]:
+    def _measure(self, seed: int, start_ns: int, conditions: dict[str, float]) -> dict[str, Any]:
         """Follow an episode, and pick the pictures nearest to its control steps."""
-        period_ns, steps = self._task.period_ns, self._task.episode.max_steps
+        period_ns, steps = self._task.period_ns, self._max_steps
         seen: list[_Moment] = []
-        missed = 0
+        missed, taken = 0, list[int]()
         while len(seen) <= steps and not (seen and seen[-1].observation.end):
             moment = self._next_moment()
+            taken.append(moment.stamp_ns)
             step = round((moment.stamp_ns - start_ns) / period_ns)
             if abs(moment.stamp_ns - start_ns - step * period_ns) > period_ns / 4:
                 continue  # between two control steps
@@ -229,9 +280,22 @@ class ClosedLoopNode(FogNode):
             seen += [moment] * (1 + missing)
         seen = seen[: steps + 1]
         commands = seen[-1].commands - seen[0].commands
-        return episode_record(
-            self._task, seed, [m.observation for m in seen], commands=commands, missed=missed
+        record = episode_record(
+            self._task,
+            seed,
+            [m.observation for m in seen],
+            commands=commands,
+            missed=missed,
+            max_steps=steps,
+            conditions=conditions,
         )
+        if self._image_stamps is not None:
+            # The last ones may still be under way.
+            stamps, last_ns = set(self._image_stamps), moment.stamp_ns - period_ns
+            self._image_stamps.clear()
+            record["pictures"] = sum(start_ns <= p <= last_ns for p in taken)
+            record["images"] = sum(start_ns <= stamp <= last_ns for stamp in stamps)
+        return record
 
     def _next_moment(self) -> _Moment:
         deadline = time.monotonic() + _SILENCE_S

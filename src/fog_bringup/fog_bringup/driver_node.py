@@ -14,6 +14,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import Joy
 
 from fog_bringup.base_node import OK, WARN, FogNode, message_class, run
+from fog_bringup.driver_base import Driver
 from fog_bringup.drivers import DriverMix, make_driver
 from fog_bringup.keyboard import Keyboard
 from fog_bringup.live_scene import (
@@ -24,6 +25,7 @@ from fog_bringup.live_scene import (
     object_name,
     stamp_of,
 )
+from fog_bringup.reference_drivers import make_reference_driver
 from fog_bringup.tasks import find_task
 from fog_policy.encoding import encode_command
 from fog_world_model.data import messages
@@ -38,6 +40,8 @@ class DriverNode(FogNode):
     """Publishes one command after each picture on the control grid.
 
     Modes:
+        ``reference``: the scripted driver that only wants to succeed, see
+        :mod:`fog_bringup.reference_drivers`; otherwise as ``explore``.
         ``explore``: a scripted driver, drawn anew whenever the episode marker changes; needs
         odometry and, to seek an object, the ground truth of a simulation. The hand-over button of
         a joystick switches to ``joy`` and back.
@@ -50,7 +54,10 @@ class DriverNode(FogNode):
         self._keyboard: Keyboard | None = None
         task_name = self.declare("task", "reach_cube", "name of a task, or path of a task file")
         self._mode = self.declare(
-            "mode", "explore", "who drives", choices=("explore", "joy", "keyboard")
+            "mode",
+            "explore",
+            "who drives",
+            choices=("explore", "reference", "joy", "keyboard"),
         )
         self._seed = self.declare("seed", 0, "seed of the driver's choices", low=0)
         shares = {
@@ -78,7 +85,12 @@ class DriverNode(FogNode):
         self.check_parameters()
         self._task = find_task(task_name)
         self._check_mappings(keys)
-        self._driver = make_driver(self._task, DriverMix(**shares))
+        self._scripted = "reference" if self._mode == "reference" else "explore"
+        self._driver: Driver = (
+            make_reference_driver(self._task)
+            if self._mode == "reference"
+            else make_driver(self._task, DriverMix(**shares))
+        )
         self._driver.reset(self._seed)
         self._marker: float | None = None
         self._scene = LiveScene()
@@ -176,7 +188,7 @@ class DriverNode(FogNode):
         pressed = _button(joy, self._hand_over)
         newly = pressed and not (before and _button(before[1], self._hand_over))
         if newly and self._mode != "keyboard":
-            self._mode = "joy" if self._mode == "explore" else "explore"
+            self._mode = self._scripted if self._mode == "joy" else "joy"
             self.get_logger().info(f"the joystick hands over to {self._mode}")
 
     def _on_image(self, data: bytes) -> None:
@@ -232,7 +244,7 @@ class DriverNode(FogNode):
             self._trouble or "driving",
             {
                 "mode": self._mode,
-                "manner": self._driver.mode,
+                "manner": getattr(self._driver, "mode", self._mode),
                 "commands": self._commands,
                 "episodes": self._episodes,
             },

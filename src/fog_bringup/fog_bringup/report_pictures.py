@@ -163,7 +163,7 @@ def paths(
         if not name:
             place.set_axis_off()
             continue
-        _map(place, episode, arena_m, scale, theme.colormap, theme)
+        draw_map(place, episode, arena_m, scale, theme.colormap, theme)
         # What a path earned, with the controller's name where its row begins.
         prefix = f"{name}: " if place.get_subplotspec().is_first_col() else ""
         place.set_title(f"{prefix}{episode['return']:.1f}", fontsize=8.5, pad=3, loc="left")
@@ -175,7 +175,7 @@ def paths(
     return figure
 
 
-def _map(
+def draw_map(
     place: Axes,
     episode: Mapping[str, Any],
     arena_m: float,
@@ -183,6 +183,16 @@ def _map(
     colors: Colormap,
     theme: Theme,
 ) -> None:
+    """Draw the paths of an episode on the floor, seen from above.
+
+    Args:
+        place: Where to.
+        episode: What :func:`fog_bringup.closed_loop.episode_record` gives.
+        arena_m: Side of the square floor, m.
+        scale: Of the rewards.
+        colors: Of the path, by the reward of the step.
+        theme: Colours of the rest.
+    """
     half = arena_m / 2
     place.add_patch(
         Rectangle((-half, -half), arena_m, arena_m, facecolor=theme.fill, edgecolor=theme.muted)

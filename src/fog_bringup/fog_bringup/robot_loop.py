@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fog_bringup.image_faults import ImageFaults
 from fog_bringup.lockstep import Lockstep
 from fog_bringup.pace import Pace
 from fog_bringup.robots.robot import Robot
@@ -66,6 +67,8 @@ class Episode:
     """The robot's count of episodes."""
     stamp_ns: int
     """Stamp of the first observation, ns."""
+    conditions: dict[str, float] = dataclasses.field(default_factory=dict)
+    """What is varied, and how much; see :mod:`fog_bringup.robots.variations`."""
 
 
 class RobotLoop:
@@ -82,6 +85,7 @@ class RobotLoop:
             every step of the robot. Every picture has its own in any case.
         patience_s: Wall time for which robot time waits for a regular command that is overdue.
         wall_ns: Gives the wall clock, ns: stamps follow it. None: stamps are robot time.
+        faults: What becomes of images on their way; None: they arrive.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class RobotLoop:
         state_hz: float = 0.0,
         patience_s: float = 0.0,
         wall_ns: Callable[[], int] | None = None,
+        faults: ImageFaults | None = None,
     ) -> None:
         self.next_seed = seed
         self.command_timeout_s = command_timeout_s
@@ -114,6 +119,7 @@ class RobotLoop:
         self._make, self._task, self._auto_reset = make, task, auto_reset
         self._patience_s, self._state_hz = patience_s, state_hz
         self._wall_ns, self._offset_ns = wall_ns, 0
+        self._faults = faults
         self._lead_s = 0.0
         self._zero = np.zeros(task.action_size)
         self._command: tuple[npt.NDArray[np.float64], int] | None = None
@@ -208,6 +214,9 @@ class RobotLoop:
             )
             self._tick_ns = robot.step_ns // -(-robot.step_ns // _TICK_NS)
             self._lockstep = Lockstep(self._task.period_ns, self._tick_ns)
+            if self._faults is not None and self._faults.delay_ns:
+                # Late images are due between two ticks.
+                self._tick_ns = math.gcd(self._tick_ns, self._faults.delay_ns)
             self._reset()
             self._opened.set_result(self._frame)
             self._serve(None)
@@ -256,6 +265,9 @@ class RobotLoop:
 
     def _tell(self, frame: Frame) -> None:
         self.now_ns = frame.robot_ns
+        if self._faults is not None:
+            arriving = self._faults.pass_on(frame.robot_ns, frame.messages)
+            frame = dataclasses.replace(frame, messages=arriving)
         self._publish(frame)
 
     def _tell_time(self, robot_ns: int) -> None:
@@ -353,7 +365,12 @@ class RobotLoop:
         self._lockstep.restart(first.stamp_ns)
         if self._wall_ns is None:  # nobody needs to sit out the pause that a reset leaves
             self.pace.jump(max(0, first.stamp_ns - self.now_ns - self._robot.step_ns))
-        self.episode = Episode(seed, first.episode, first.stamp_ns + self._offset_ns)
+        conditions = dict(self._robot.conditions)
+        if self._faults is not None:
+            self._faults.restart(seed)
+            conditions.update(self._faults.conditions)
+        stamp_ns = first.stamp_ns + self._offset_ns
+        self.episode = Episode(seed, first.episode, stamp_ns, conditions)
         self._observe(first.stamp_ns)
 
     def _observe(self, robot_ns: int) -> None:

@@ -15,8 +15,10 @@ from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from std_srvs.srv import SetBool, Trigger
 
 from fog_bringup.base_node import OK, WARN, FogNode, message_class, run
+from fog_bringup.image_faults import ImageFaults
 from fog_bringup.robot_loop import Frame, RobotLoop
 from fog_bringup.robots import Robot, make_robot
+from fog_bringup.robots.variations import SCENE, STREAM, VARIATIONS, parse_variations
 from fog_bringup.tasks import find_task
 from fog_world_model.data import messages
 from fog_world_model.errors import FogError
@@ -31,8 +33,9 @@ class RobotNode(FogNode):
 
     Services:
         ``~/reset`` (Trigger): start the next episode; the message is JSON with ``seed``,
-        ``episode`` and ``stamp_ns`` (of the first observation). Seeds count up from the parameter
-        ``seed``, which the first episode has; setting the parameter gives the next reset its seed.
+        ``episode`` and ``stamp_ns`` (of the first observation), and ``conditions`` where something
+        is varied. Seeds count up from the parameter ``seed``, which the first episode has; setting
+        the parameter gives the next reset its seed.
         ``~/pause`` (SetBool): stop the robot's time, or let it run again.
     """
 
@@ -87,14 +90,25 @@ class RobotNode(FogNode):
                 "image_width", 0, "columns of the picture; 0: the robot's own", low=0, high=4096
             ),
         }
+        vary_text = self.declare(
+            "vary",
+            "",
+            f"what differs from episode to episode: all, or some of {', '.join(VARIATIONS)}, "
+            "separated by commas",
+        )
         self.check_parameters()
+        vary = parse_variations(vary_text, "robot_node: parameter vary")
         if not self._publish_clock and (speed != 1.0 or patience_s > 0):
             raise FogError(
                 "robot_node: publish_clock:=false stamps messages with wall time, so speed must be "
                 f"1.0, not {speed}, and patience_s 0.0, not {patience_s}"
             )
         self._task = find_task(task_name)
-        overrides = {key: value for key, value in camera.items() if value}
+        overrides: dict[str, Any] = {key: value for key, value in camera.items() if value}
+        if of_scene := tuple(name for name in vary if name in SCENE):
+            overrides["vary"] = of_scene
+        of_stream = [name for name in vary if name in STREAM]
+        self._faults = ImageFaults(of_stream) if of_stream else None
 
         def make() -> Robot:
             return make_robot(self._task, **overrides)
@@ -109,6 +123,7 @@ class RobotNode(FogNode):
             state_hz=state_hz,
             patience_s=patience_s,
             wall_ns=None if self._publish_clock else self._wall_ns,
+            faults=self._faults,
         )
         first = self._loop.open()
         self._topics: dict[str, Publisher[Any]] = {
@@ -185,10 +200,15 @@ class RobotNode(FogNode):
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         episode = self._loop.reset()
+        answer: dict[str, Any] = {
+            "seed": episode.seed,
+            "episode": episode.number,
+            "stamp_ns": episode.stamp_ns,
+        }
+        if episode.conditions:
+            answer["conditions"] = episode.conditions
         response.success = True
-        response.message = json.dumps(
-            {"seed": episode.seed, "episode": episode.number, "stamp_ns": episode.stamp_ns}
-        )
+        response.message = json.dumps(answer)
         return response
 
     def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
@@ -228,6 +248,7 @@ class RobotNode(FogNode):
                 "seed": episode.seed if episode else "",
                 "commands": loop.commands,
                 "commands_refused": loop.refused,
+                **self._losses(),
             },
         )
         if self._seconds % _LOG_EVERY == 0 and not loop.paused:
@@ -238,6 +259,11 @@ class RobotNode(FogNode):
                 f"({loop.given_up} times in vain), "
                 f"{loop.commands} commands"
             )
+
+    def _losses(self) -> dict[str, object]:
+        """Images lost on purpose, where they are."""
+        faults = self._faults
+        return {} if faults is None else {"images": faults.images, "images_lost": faults.lost}
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -95,10 +95,13 @@ class SeekCubeDriver(Driver):
 class PushCubeDriver(Driver):
     """Gets behind the cube, seen from the goal, and pushes it there."""
 
+    noise = 1.0
+    """Scales the unsteadiness; 0 drives without any."""
+
     def reset(self, seed: int) -> None:
         """Begin an episode: draw the noise and the speed."""
         super().reset(seed)
-        self._level = float(self._random.uniform(0.0, 0.5))
+        self._level = self.noise * float(self._random.uniform(0.0, 0.5))
         self._noise = Noise((self._high - self._low) / 2, self._dt)
         self._speed = float(self._random.uniform(0.6, 1.0)) * float(self._high[0])
 

@@ -7,7 +7,6 @@ shown and how its answers become commands is the deployed control loop's way, se
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from fog_bringup.robots.streams import camera_messages, sensor_messages
 from fog_bringup.seek_drivers import PushTDriver
 from fog_policy.actor_critic import Actor
 from fog_policy.batched_controller import BatchedController
-from fog_policy.evaluation import Interval, bootstrap_mean
+from fog_policy.evaluation import Interval, bootstrap_mean, wilson
 from fog_policy.safety import Command
 from fog_world_model.data.episodes import Normalisation
 from fog_world_model.errors import FogError
@@ -91,22 +90,6 @@ def with_interval(values: npt.NDArray[np.float64], interval: Interval) -> dict[s
         "low": interval.low,
         "high": interval.high,
     }
-
-
-def wilson(successes: int, trials: int, z: float = 1.959964) -> Interval:
-    """Score interval of a share (Wilson 1927): unlike a bootstrap it is honest at 0 and at 1.
-
-    Args:
-        successes: How many.
-        trials: Of how many, at least one.
-        z: Quantile of the normal distribution; 1.96 for 95 %.
-    """
-    share = successes / trials
-    middle = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    low, high = max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
-    return Interval(share, 0.0 if successes == 0 else low, 1.0 if successes == trials else high)
 
 
 def evaluate_policy(

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from fog_bringup.image_faults import ImageFaults
+from fog_bringup.live_scene import stamp_of
 from fog_bringup.robot_loop import Frame, RobotLoop
 from fog_bringup.robots.robot import Observation, Robot
 from fog_bringup.tasks import find_task
@@ -285,3 +287,50 @@ def test_a_failure_in_the_robot_s_thread_is_told() -> None:
         assert "diverged" in str(run.errors[0])
         with pytest.raises(RuntimeError):
             run.loop.reset()
+
+
+def arrivals(run: Running, topic: str = "/camera/image_raw") -> list[tuple[int, int]]:
+    """Robot time at which messages were published, and their stamps."""
+    return [
+        (frame.robot_ns, stamp_of(data))
+        for frame in run.frames
+        for name, _, data in frame.messages
+        if name == topic
+    ]
+
+
+def test_late_images_come_between_two_steps_exactly_50_ms_after_their_stamps() -> None:
+    with running(faults=ImageFaults(["latency"])) as run:
+        run.start(101)
+    images = arrivals(run)
+    assert len(images) >= 9
+    assert {came - stamp for came, stamp in images} == {50 * MS}
+    stamps = [stamp for _, stamp in images]
+    assert stamps == [1200 * MS + k * 100 * MS for k in range(len(stamps))], "none is missing"
+    assert {came - stamp for came, stamp in arrivals(run, "/camera/camera_info")} == {0}
+    assert {came - stamp for came, stamp in arrivals(run, "/odom")} == {0}
+
+
+def test_lost_images_leave_everything_else_as_it_is() -> None:
+    with running(faults=(faults := ImageFaults(["lost-frames"]))) as run:
+        run.start(1001)
+    images, infos = arrivals(run), arrivals(run, "/camera/camera_info")
+    assert len(infos) == 201
+    assert len(infos) - len(images) == faults.lost > 2
+    assert set(images) < set(infos)
+    assert run.loop.episode is not None
+    assert run.loop.episode.conditions == {"image_loss": 0.05}
+
+
+def test_conditions_are_told_with_the_reset_and_nothing_is_where_nothing_varies() -> None:
+    class Varied(Cart):
+        def reset(self, seed: int) -> None:
+            super().reset(seed)
+            self.conditions = {"cube_mass_factor": float(seed)}
+
+    with running(cart=Varied, faults=ImageFaults(["latency"]), speed=50.0) as run:
+        run.loop.start(run.publish, run.errors.append)
+        assert run.loop.reset().conditions == {"cube_mass_factor": 4.0, "image_delay_s": 0.05}
+    with running(speed=50.0) as run:
+        run.loop.start(run.publish, run.errors.append)
+        assert run.loop.reset().conditions == {}

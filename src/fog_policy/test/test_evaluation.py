@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fog_policy.evaluation import bootstrap_mean, summarise_returns
+from fog_policy.evaluation import bootstrap_mean, paired_difference, summarise_returns, wilson
 
 
 def test_two_values_by_hand() -> None:
@@ -78,3 +79,56 @@ def test_summary_by_hand() -> None:
 def test_summary_of_nothing() -> None:
     with pytest.raises(ValueError, match="bootstrap needs finite values"):
         summarise_returns({"episodes": []})
+
+
+def test_wilson_by_hand() -> None:
+    # Brown, Cai and DasGupta 2001: of n = 10, none: [0, 0.278]; five: [0.237, 0.763].
+    none, half = wilson(0, 10), wilson(5, 10)
+    assert (none.low, none.high) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert (half.low, half.high) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert wilson(10, 10).high == 1.0
+
+
+def table(both: int, one: int, other: int, neither: int) -> tuple[list[bool], list[bool]]:
+    first = [True] * (both + one) + [False] * (other + neither)
+    second = [True] * both + [False] * one + [True] * other + [False] * neither
+    return first, second
+
+
+def test_paired_difference_by_hand() -> None:
+    # 4 both, 3 one, 1 other, 2 neither of 10: shares 0.7 and 0.5, phi = (8 - 3) / sqrt(7*3*5*5).
+    found = paired_difference(*table(4, 3, 1, 2))
+    mine, theirs, phi = wilson(7, 10), wilson(5, 10), 5 / math.sqrt(525)
+    a, b = 0.7 - mine.low, theirs.high - 0.5
+    assert found.mean == pytest.approx(0.2)
+    assert found.low == pytest.approx(0.2 - math.sqrt(a * a + b * b - 2 * phi * a * b))
+    a, b = mine.high - 0.7, 0.5 - theirs.low
+    assert found.high == pytest.approx(0.2 + math.sqrt(a * a + b * b - 2 * phi * a * b))
+    turned = paired_difference(*table(4, 3, 1, 2)[::-1])
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_paired_difference_of_equals_is_no_point_where_nothing_is_known_for_sure() -> None:
+    always = paired_difference([True] * 50, [True] * 50)
+    assert always.mean == 0.0
+    # as far as Wilson's interval of 50 of 50 goes down, on either side
+    assert always.low == pytest.approx(-(1 - wilson(50, 50).low))
+    assert always.high == pytest.approx(1 - wilson(50, 50).low)
+    # Success that never differs tells of a small difference more surely than independent ones.
+    same, mixed = paired_difference(*table(25, 0, 0, 25)), paired_difference(*table(13, 12, 12, 13))
+    assert same.high - same.low < 0.3 * (mixed.high - mixed.low)
+
+
+def test_paired_difference_covers_the_truth_about_as_often_as_it_says() -> None:
+    random, hits = np.random.default_rng(0), 0
+    for _ in range(1000):
+        hard = random.random(50)  # how hard an episode is, for both
+        first = 0.6 * hard + 0.4 * random.random(50) < 0.55
+        second = 0.6 * hard + 0.4 * random.random(50) < 0.45
+        found = paired_difference(first.tolist(), second.tolist())
+        hits += found.low <= TRUE_DIFFERENCE <= found.high
+    assert 0.925 < hits / 1000 < 0.985
+
+
+TRUE_DIFFERENCE = 1 / 6
+"""Both thresholds lie between 0.4 and 0.6, where the density of 0.6 U + 0.4 V is 1 / 0.6."""

@@ -12,8 +12,10 @@ import numpy.typing as npt
 from fog_bringup.robots import rewards
 from fog_bringup.robots.go2_gait import COMMAND_LIMIT, PERIOD_S, STANCE, Gait, VelocityTrim
 from fog_bringup.robots.go2_scene import JOINTS, Scene, build_model, wheel_file
+from fog_bringup.robots.go2_variations import SceneVariation
 from fog_bringup.robots.mujoco_gl import mujoco, open_renderer
 from fog_bringup.robots.robot import Observation, Robot, camera_size
+from fog_bringup.robots.variations import draw_conditions
 from fog_world_model.data.labellers.marker_layout import marker_layout
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
@@ -49,6 +51,7 @@ class Go2Robot(Robot):
         camera_hz: Rate of the camera; 50 Hz divided by a whole number.
         image_height: Rows of the picture; None: ``image_height_px`` of the task's options.
         image_width: Columns of the picture; None: ``image_width_px`` of the task's options.
+        vary: Variations of the scene that every episode draws its ``conditions`` for.
 
     Raises:
         FogError: The task, the camera or the machine does not fit.
@@ -63,6 +66,7 @@ class Go2Robot(Robot):
         camera_hz: float = 10.0,
         image_height: int | None = None,
         image_width: int | None = None,
+        vary: tuple[str, ...] = (),
     ) -> None:
         if task.name not in TASKS:
             raise FogError(
@@ -85,7 +89,9 @@ class Go2Robot(Robot):
         self._substeps = max(1, round(PERIOD_S / scene.physics_step_s))
         self._grid_ns = self.camera_ns if task.period_ns % self.step_ns else task.period_ns
         markers = marker_layout(task.labeller) if task.options.get("markers") else None
-        self._model = build_model(scene, markers)
+        self._model = build_model(scene, markers, own_floor_contact="friction" in vary)
+        self._vary = vary
+        self._variation = SceneVariation(self._model) if vary else None
         self._data = mujoco.MjData(self._model)
         self._index_model()
         self._gait = Gait(wheel_file("data/policy/policy.onnx"))
@@ -121,6 +127,9 @@ class Go2Robot(Robot):
     def reset(self, seed: int) -> None:
         """Stand at a random place and look in a random direction; the cube lies somewhere else."""
         base, cube = self._draw_start(np.random.default_rng(seed))
+        if self._variation is not None:
+            self.conditions = draw_conditions(self._vary, seed)
+            self._variation.apply(self.conditions)
         data = self._data
         mujoco.mj_resetData(self._model, data)
         data.qpos[:] = self._standing

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fog_bringup.robots.go2_markers import add_post_box, mark_cube
+from fog_bringup.robots.go2_variations import add_floor_pair
 from fog_bringup.robots.mujoco_gl import mujoco
 from fog_world_model.data.labellers.marker_layout import MarkerLayout
 from fog_world_model.errors import FogError
@@ -80,12 +81,15 @@ def wheel_file(relative: str) -> Path:
     return path
 
 
-def build_model(scene: Scene, markers: MarkerLayout | None = None) -> mujoco.MjModel:
+def build_model(
+    scene: Scene, markers: MarkerLayout | None = None, *, own_floor_contact: bool = False
+) -> mujoco.MjModel:
     """Compile the robot inside its arena.
 
     Args:
         scene: Its numbers.
         markers: What cube and post carry; None: both are plain.
+        own_floor_contact: The friction of the cube on the floor can be changed by itself.
 
     Raises:
         FogError: The markers are for a cube of another size.
@@ -100,6 +104,8 @@ def build_model(scene: Scene, markers: MarkerLayout | None = None) -> mujoco.MjM
     _add_cube_and_post(spec, scene)
     if markers is not None:
         _add_markers(spec, scene, markers)
+    if own_floor_contact:
+        add_floor_pair(spec)
     spec.option.timestep = scene.physics_step_s
     # Two bodies make no islands of contacts worth finding; the search costs a tenth of the time.
     spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)

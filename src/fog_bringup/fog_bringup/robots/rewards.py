@@ -11,6 +11,8 @@ PUSH_DISTANCE_M = 0.55
 """From the base to the cube's centre when the nose touches the cube."""
 PUSH_SCALE = 5.0
 """Brings a step's progress, some 0.1 m, to the order of one."""
+DONE_BONUS = 5.0
+"""For having pushed the cube to the goal: more than a step's progress can be."""
 
 
 def distance_and_bearing(base: Pose, target: tuple[float, float]) -> tuple[float, float]:
@@ -54,9 +56,9 @@ def push_cube(before: float, now: float, done: bool) -> float:
     Args:
         before: :func:`push_cube_potential` one control period ago.
         now: The same now.
-        done: The cube has reached the goal; adds 5.
+        done: The cube has reached the goal; adds :data:`DONE_BONUS`.
     """
-    return PUSH_SCALE * (now - before) + (5.0 if done else 0.0)
+    return PUSH_SCALE * (now - before) + (DONE_BONUS if done else 0.0)
 
 
 def pusht(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
+from fog_bringup.robots.variations import Conditions
 from fog_world_model.task import TaskConfig
 
 CAMERA_PX = 96
@@ -66,6 +68,8 @@ class Robot(ABC):
     """Vertical field of view of the camera, degrees."""
     has_inertial: bool
     """Whether joint states and IMU readings exist."""
+    conditions: Conditions = MappingProxyType({})
+    """What the present episode drew for the variations of the scene; empty where none is varied."""
 
     @abstractmethod
     def reset(self, seed: int) -> None:

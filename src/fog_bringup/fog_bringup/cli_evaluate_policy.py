@@ -1,0 +1,71 @@
+"""``fog evaluate policy``: bundles in closed loop on the simulated robot, side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+
+@dataclass
+class EvaluatePolicy:
+    """Closed-loop success of bundles over ROS topics, beside what they are measured against.
+
+    A page with the paths of the first episodes (evaluation.html), and JSON. Random commands and
+    standing are always measured. Finished episodes are kept: the same command goes on after an
+    interruption, and with more --episodes.
+    """
+
+    bundles: Positional[tuple[Path, ...]]
+    """Bundle folders of one task."""
+    output: Path
+    """Folder for the page and the records."""
+    driver: bool = False
+    """Measure the scripted driver too, which sees the ground truth."""
+    episodes: int = 50
+    """Episodes; the same start states for all."""
+    seed: int = 1_000_000
+    """Seed of the first start state."""
+    vary: str = ""
+    """Measure again with one thing changed at a time: all, or some of mass, friction, light, pitch,
+    latency, lost-frames, separated by commas."""
+    limit: float = 0.0
+    """Longest episode, s; 0: that of the task (push_cube: 40 s)."""
+    speed: float = 4.0
+    """Robot seconds per second; 0: as fast as possible."""
+
+    def run(self) -> int:
+        """Evaluate, write the page, and print JSON."""
+        from fog_bringup.closed_loop_page import PAGE, printed, write_page
+        from fog_bringup.closed_loop_report import ClosedLoopReport, Plan, contenders_of
+        from fog_bringup.progress import progress_bar
+        from fog_bringup.report_page import require_writable
+        from fog_bringup.robots.variations import parse_variations
+        from fog_policy import exit_signals
+
+        plan = Plan(
+            episodes=self.episodes,
+            first_seed=self.seed,
+            speed=self.speed,
+            limit_s=self.limit,
+            vary=parse_variations(self.vary, "--vary"),
+            driver=self.driver,
+        )
+        task, contenders = contenders_of(self.bundles, driver=self.driver)
+        require_writable(self.output)
+        report = ClosedLoopReport(self.output, task, contenders, plan)
+        with exit_signals.raised():
+            try:
+                with progress_bar() as progress:
+                    report.measure(progress, lambda line: print(line, file=sys.stderr, flush=True))
+            finally:
+                with exit_signals.ignored():
+                    figures = report.figures()
+                    if figures["episodes"]["done"]:
+                        write_page(self.output, figures, report.records())
+                        print(self.output / PAGE, file=sys.stderr)
+        print(json.dumps(printed(figures), indent=1))
+        return 0

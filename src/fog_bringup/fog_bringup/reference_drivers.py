@@ -1,0 +1,75 @@
+"""Scripted drivers that only want to succeed: what a policy is measured against.
+
+They see the simulation's ground truth. Those that record (:mod:`fog_bringup.seek_drivers`) explore
+besides, and are more or less unsteady.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from fog_bringup.driver_base import Driver, Noise
+from fog_bringup.robots.rewards import distance_and_bearing
+from fog_bringup.robots.robot import Observation
+from fog_bringup.seek_drivers import PushCubeDriver, PushTDriver, base_pose
+from fog_world_model.errors import FogError
+from fog_world_model.task import TaskConfig
+
+NOISE = 0.2
+"""Of the unsteadiness with which the drivers for recordings push. Without any the robot is caught
+in front of an edge of the cube for longer."""
+_STOP_M = 0.6
+_LEVEL = 0.05
+
+
+class ReachCubeDriver(Driver):
+    """Turns to the cube wherever it is, walks up to it, and stays in front of it."""
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode."""
+        super().reset(seed)
+        self._noise = Noise((self._high - self._low) / 2, self._dt)
+
+    def drive(self, observation: Observation) -> npt.NDArray[np.float64]:
+        """Wish for the coming step."""
+        distance, bearing = distance_and_bearing(
+            base_pose(observation), observation.objects["cube"][:2]
+        )
+        ahead = 1.5 * (distance - _STOP_M) * max(0.0, math.cos(bearing)) ** 2
+        wish = np.array([ahead, 0.0, 2.0 * bearing])
+        return wish + self._noise.draw(self._random, _LEVEL)
+
+
+class _SteadyPushCube(PushCubeDriver):
+    noise = NOISE
+
+
+class _SteadyPushT(PushTDriver):
+    noise = 0.0
+
+
+_DRIVERS: dict[str, type[Driver]] = {
+    "reach_cube": ReachCubeDriver,
+    "push_cube": _SteadyPushCube,
+    "push_cube_markers": _SteadyPushCube,
+    "pusht": _SteadyPushT,
+    "pusht_easy": _SteadyPushT,
+    "pusht_image": _SteadyPushT,
+}
+
+
+def make_reference_driver(task: TaskConfig) -> Driver:
+    """Make the reference driver of a task.
+
+    Raises:
+        FogError: There is none for a task of that name.
+    """
+    if task.name not in _DRIVERS:
+        raise FogError(
+            f"task '{task.name}': no scripted driver knows its purpose; known are "
+            f"{', '.join(_DRIVERS)}"
+        )
+    return _DRIVERS[task.name](task)
