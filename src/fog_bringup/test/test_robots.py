@@ -404,6 +404,25 @@ def test_pusht_starts_as_near_the_goal_as_the_task_says() -> None:
     robot.close()
 
 
+def test_the_pusher_starts_behind_the_block_where_the_task_says_so() -> None:
+    """The angle at the block between straight away from the goal and the pusher, from poses."""
+    robot = make_robot(with_options(start_distance_px=50.0, start_behind_deg=60.0))
+    turns, distances = [], []
+    for seed in range(60):
+        robot.reset(seed)
+        seen = robot.observe(image=False)
+        block, goal = (np.array(block_centre(seen.objects[k])) for k in ("block", "goal"))
+        away, pusher = block - goal, seen.position[:2] - block
+        cosine = away @ pusher / np.linalg.norm(away) / np.linalg.norm(pusher)
+        turns.append(math.degrees(math.acos(cosine)))
+        distances.append(float(np.linalg.norm(pusher)))
+    robot.close()
+    assert 45 < max(turns) < 62, "the whole of the allowed range is used, give or take a step"
+    assert min(turns) < 10
+    assert min(distances) > 0.085
+    assert 0.14 < max(distances) < 0.155
+
+
 def test_without_a_distance_pusht_starts_as_the_package_wants(pusht: PushTRobot) -> None:
     pusht.reset(11)
     mine = pusht._env.get_obs()
@@ -442,6 +461,7 @@ def test_the_coverage_that_solves_pusht_is_an_option() -> None:
     [
         ({"start_distance_px": 500.0}, "start_distance_px is 500; expected px from 0 to 150"),
         ({"start_angle_deg": 10.0}, "start_angle_deg is given without start_distance_px"),
+        ({"start_behind_deg": 60.0}, "start_behind_deg is given without start_distance_px"),
         ({"solved_coverage": 0.0}, "solved_coverage is 0; expected a coverage"),
         ({"approach_weight": 1.5}, "approach_weight is 1.5; expected a share from 0 to 1"),
     ],

@@ -160,7 +160,7 @@ SHIPPED = {
     "push_cube": "46136fd6bb13",
     "push_cube_markers": "d1f915faf90d",
     "pusht": "9df198dabf39",
-    "pusht_easy": "5457406f82ac",
+    "pusht_easy": "fb8f1553278d",
     "pusht_image": "279da4110df6",
     "reach_cube": "07587cfa0d16",
 }

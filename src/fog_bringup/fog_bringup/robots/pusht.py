@@ -28,6 +28,9 @@ _RADIUS_PX = tee.PUSHER_RADIUS_PX
 _START_PX = (50, 450)
 """Between these gym-pusht puts the pusher, along either axis; so do the starts near the goal."""
 
+_BEHIND_PX = (90.0, 150.0)
+"""From the centre of the block, whose furthest corner is 81 px away, to a pusher behind it."""
+
 
 class PushTRobot(Robot):
     """A pusher that is steered by (vx, vy) in m/s; x points right, y up, 1 px is 1 mm.
@@ -40,7 +43,9 @@ class PushTRobot(Robot):
             ``start_distance_px`` lets the block start near the goal: the centre of its area lies
             half to one times as far from the goal's, in any direction, and it is turned by up to
             ``start_angle_deg`` to either side (0 unless given). Without it the block starts
-            wherever gym-pusht puts it.
+            wherever gym-pusht puts it. ``start_behind_deg`` (180 unless given: anywhere) lets the
+            pusher start behind the block as seen from the goal, at most that far to either side
+            of straight behind, and near it.
         camera_hz: Rate of the camera; 10 Hz divided by a whole number.
         image_height: Rows of the picture; None: ``image_height_px`` of the task's options.
         image_width: Columns of the picture; None: ``image_width_px`` of the task's options.
@@ -72,6 +77,12 @@ class PushTRobot(Robot):
         if self._start_px is None and self._start_deg:
             raise FogError(
                 f"task '{task.name}': options.start_angle_deg is given without start_distance_px; "
+                "give both, or neither for starts all over the table"
+            )
+        self._behind_deg = _option(task, "start_behind_deg", 180.0, 0.0, 180.0, "degrees")
+        if self._start_px is None and self._behind_deg < 180.0:
+            raise FogError(
+                f"task '{task.name}': options.start_behind_deg is given without start_distance_px; "
                 "give both, or neither for starts all over the table"
             )
         made: Any = gymnasium.make(
@@ -120,9 +131,18 @@ class PushTRobot(Robot):
             y + away * math.sin(way) - off_y,
             angle,
         )
-        pusher = random.uniform(*_START_PX, size=2)
+        centre = (x + away * math.cos(way), y + away * math.sin(way))
+
+        def draw() -> npt.NDArray[np.float64]:
+            if self._behind_deg == 180.0:
+                return np.asarray(random.uniform(*_START_PX, size=2))
+            turn = way + math.radians(random.uniform(-self._behind_deg, self._behind_deg))
+            distance = random.uniform(*_BEHIND_PX)
+            return np.array(centre) + distance * np.array([math.cos(turn), math.sin(turn)])
+
+        pusher = draw()
         while float(tee.gap(pusher, block)) <= 1.0:  # touching, it would shove the block away
-            pusher = random.uniform(*_START_PX, size=2)
+            pusher = draw()
         body = self._env.block
         self._env.agent.position = tuple(pusher)
         body.angle, body.position = block[2], block[:2]
