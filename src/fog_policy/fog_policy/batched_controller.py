@@ -3,9 +3,9 @@
 A tick of :class:`.control_loop.ControlLoop` asks the networks for one robot. For a hundred episodes
 in a simulator that is a hundred passes through networks that could take all robots at once, so here
 the networks see a batch; everything before and after them is what runs on the robot: the same
-buffer of messages, the same safety filter. A stop, which a robot would go on from, is an error here:
-an episode in which it stood is no result. Whether the camera is frozen is not asked: a simulated one
-draws every picture anew.
+buffer of messages, the same safety filter. A stop, which a robot would go on from, is an error
+here: an episode in which it stood is no result. Whether the camera is frozen is not asked: a
+simulated one draws every picture anew.
 """
 
 from __future__ import annotations
