@@ -15,6 +15,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from fog_policy.bundle_fit import messages_misfit
+from fog_policy.callback_guard import CallbackGuard
 from fog_policy.clock_watch_node import ClockWatch
 from fog_policy.command_limits import Command
 from fog_policy.control_loop import ControlLoop
@@ -39,6 +40,7 @@ class RobotTopics:
         loop: Names the topics; counts what is published.
         clock: Stamps commands.
         receive: Called with topic and bytes of every message.
+        guard: Around these calls.
         bundle: The loop's, for messages.
         shadow: Publish no command.
         check_s: How long to listen beforehand whether the messages fit, wall time, s.
@@ -54,6 +56,7 @@ class RobotTopics:
         loop: ControlLoop,
         clock: ClockWatch,
         receive: Callable[[str, bytes], None],
+        guard: CallbackGuard,
         *,
         bundle: str,
         shadow: bool,
@@ -78,7 +81,7 @@ class RobotTopics:
             node.get_logger().warning(f"nobody publishes {', '.join(silent)} yet")
         self._commands = node.create_lifecycle_publisher(command_class, action.topic, command_qos)
         for topic, (message_class, qos) in classes.items():
-            callback = functools.partial(receive, topic)
+            callback = guard(f"a message on {topic}", functools.partial(receive, topic))
             self._inputs.append(
                 node.create_subscription(message_class, topic, callback, qos, raw=True)
             )
