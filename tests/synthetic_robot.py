@@ -50,6 +50,8 @@ class SyntheticRobot:
     def __init__(self, task: TaskConfig, *, speed: float | None = None) -> None:
         self.silent: set[str] = set()
         """Topics that are not published."""
+        self.damaged: set[str] = set()
+        """Topics of which only the first half of each message is published."""
         self.knee = 0.0
         """Position of every joint, rad."""
         self.roll = 0.0
@@ -171,7 +173,8 @@ class SyntheticRobot:
         while not self._closing.wait(period_s):
             for topic, data in self._messages().items():
                 if topic not in self.silent:
-                    self._publishers[topic].publish(data)
+                    half = len(data) // 2 if topic in self.damaged else len(data)
+                    self._publishers[topic].publish(data[:half])
 
     def _messages(self) -> dict[str, bytes]:
         if self._speed is None:

@@ -94,6 +94,20 @@ def test_a_frozen_camera_stops_a_robot_that_moves(
         assert process.stop() == 0
 
 
+def test_messages_that_do_not_decode_are_no_sign_of_life_and_no_error(
+    bundle: Path, robot: SyntheticRobot, node_environment: dict[str, str]
+) -> None:
+    with node(node_environment, bundle=str(bundle), autostart=True) as process:
+        for topic, cause in (("/camera/image_raw", "image"), ("/odom", "proprioception")):
+            robot.wait_until_driving()
+            robot.damaged = {topic}
+            assert topic in robot.wait_for_stop(cause)
+            assert robot.state() == "active"
+            robot.damaged = set()
+        robot.wait_until_driving()
+        assert process.stop() == 0
+
+
 PLACES = {
     "image": "a message on /camera/image_raw failed",
     "joints": "a message on /",

@@ -87,7 +87,8 @@ class SafetyConfig:
     topic that needs another bound than the two timeouts above."""
     jerk_per_s2: tuple[float, ...] = field(default=(), metadata=_LATER)
     """Largest change per second of each field's rate of change, physical units per s^2; 0: this
-    field is not bounded; empty: from the slew rate (:data:`JERK_RISE_PERIODS`)."""
+    field is not bounded; empty: from the slew rate (:data:`JERK_RISE_PERIODS`). Kept where commands
+    are published between decisions, so not in simulated time."""
     out_of_range: float = field(default=1.0, metadata=_LATER)
     """What the policy proposes beyond a bound is clipped; beyond it by more than this many times
     the field's range (high - low) it is a fault that stops the robot. 0: always clipped."""
