@@ -22,6 +22,8 @@ from fog_world_model.task import TaskConfig
 
 SPOILT = Path(__file__).with_name("spoilt_policy_node.py")
 ERROR = 2
+LONG_S = 240.0
+"""How long a busy machine may take to load PyTorch, or to find a new process."""
 FAST = {"check_s": 0.1, "backend": "torch", "diagnostics_period_s": 0.2}
 
 
@@ -48,7 +50,14 @@ def parameters(**values: Any) -> list[str]:
 
 def node(environment: dict[str, str], **values: Any) -> NodeProcess:
     """The genuine node."""
-    return NodeProcess(["policy_node", *parameters(**values)], environment)
+    command = ["policy_node", *parameters(**values)]
+    return NodeProcess(command, environment, limit_s=4 * LONG_S)
+
+
+def wait_for_driving(process: NodeProcess, robot: SyntheticRobot) -> None:
+    """Wait until a node that has been started drives, and the robot hears it."""
+    process.wait_for("driving", LONG_S)
+    robot.wait_until_driving()
 
 
 def told(robot: SyntheticRobot, text: str, level: int, *, after: int = 0) -> str:
@@ -61,26 +70,25 @@ def told(robot: SyntheticRobot, text: str, level: int, *, after: int = 0) -> str
     def found() -> list[str]:
         return [m for grade, m, _ in robot.diagnostics[after:] if grade == level and text in m]
 
-    robot.wait(found, f"diagnostics never said {text!r}", 60.0)
+    robot.wait(found, f"diagnostics never said {text!r}", LONG_S)
     return found()[0]
 
 
 def wait_for_state(robot: SyntheticRobot, state: str) -> None:
     """Wait until the newest state is this one."""
-    robot.wait(lambda: robot.state() == state, f"the node is not {state}", 60.0)
+    robot.wait(lambda: robot.state() == state, f"the node is not {state}", LONG_S)
 
 
 def test_a_frozen_camera_stops_a_robot_that_moves(
     bundle: Path, robot: SyntheticRobot, node_environment: dict[str, str]
 ) -> None:
     with node(node_environment, bundle=str(bundle), autostart=True) as process:
-        process.wait_for("driving", 60.0)
-        robot.wait_until_driving()
+        wait_for_driving(process, robot)
         # The picture has always been the same, but so have the joints: this robot is blocked.
         time.sleep(2.5)
         assert not any("frozen_image" in text for _, text, _ in robot.diagnostics)
         before, stopped = len(robot.diagnostics), []
-        deadline = time.monotonic() + 30.0
+        deadline = time.monotonic() + LONG_S
         while not stopped and time.monotonic() < deadline:
             robot.knee = 0.5 - robot.knee
             time.sleep(0.1)
@@ -98,6 +106,7 @@ def test_messages_that_do_not_decode_are_no_sign_of_life_and_no_error(
     bundle: Path, robot: SyntheticRobot, node_environment: dict[str, str]
 ) -> None:
     with node(node_environment, bundle=str(bundle), autostart=True) as process:
+        wait_for_driving(process, robot)
         for topic, cause in (("/camera/image_raw", "image"), ("/odom", "proprioception")):
             robot.wait_until_driving()
             robot.damaged = {topic}
@@ -125,10 +134,10 @@ def test_an_exception_anywhere_ends_in_zero_and_can_be_configured_again(
 ) -> None:
     file = tmp_path / "place"
     command = [sys.executable, str(SPOILT), str(file), *parameters(bundle=str(bundle))]
-    with NodeProcess(command, node_environment, limit_s=600.0) as process:
+    with NodeProcess(command, node_environment, limit_s=8 * LONG_S) as process:
         for place, where in PLACES.items():
-            assert robot.change_state("configure"), place
-            assert robot.change_state("activate"), place
+            assert robot.change_state("configure", LONG_S), place
+            assert robot.change_state("activate", LONG_S), place
             robot.wait_until_driving()
             before, reports = len(robot.commands), len(robot.diagnostics)
             part = file.with_suffix(".part")
@@ -153,14 +162,14 @@ def test_an_exception_anywhere_ends_in_zero_and_can_be_configured_again(
             file.unlink()
         assert process.running()
         # An inactive node has callbacks too.
-        assert robot.change_state("configure")
+        assert robot.change_state("configure", LONG_S)
         reports = len(robot.diagnostics)
         file.write_text("service")
         assert robot.call("/policy_node/write_report") == (False, "failed: spoilt service")
         told(robot, "spoilt service; configure and activate to go on", ERROR, after=reports)
         assert robot.state() == "unconfigured"
         file.unlink()
-        assert robot.change_state("configure") and robot.change_state("activate")
+        assert robot.change_state("configure", LONG_S) and robot.change_state("activate", LONG_S)
         robot.wait_until_driving()
         assert process.stop() == 0
 
@@ -176,7 +185,7 @@ def test_a_node_that_was_killed_comes_back_and_waits(
 ) -> None:
     values = {"bundle": str(bundle), "autostart": True, "run_file": str(tmp_path / "run")}
     with node(node_environment, **values) as process:
-        robot.wait_until_driving()
+        wait_for_driving(process, robot)
         kill(process)
     before, reports = len(robot.commands), len(robot.diagnostics)
     assert robot.commands[-1][1] > 0.0, "the robot's last command was to move"
@@ -186,16 +195,15 @@ def test_a_node_that_was_killed_comes_back_and_waits(
         wait_for_state(robot, "inactive")
         time.sleep(1.0)
         assert {x for _, x in robot.commands[before:]} == {0.0}, "it drove off by itself"
-        assert robot.change_state("activate")
+        assert robot.change_state("activate", LONG_S)
         robot.wait_until_driving()
         robot.wait(lambda: robot.diagnostics[-1][:2] == (0, "driving"), "it does not say driving")
         kill(process)
     # Somebody has said that it is to go on by itself.
     values["restart"] = "active"
     with node(node_environment, **values) as process:
-        robot.wait_until_driving()
+        wait_for_driving(process, robot)
         # An emergency stop is the robot's, not the process's.
-        process.wait_for("driving")
         assert robot.call("/policy_node/emergency_stop")[0]
         robot.wait_for_stop("emergency_stop")
         kill(process)
@@ -219,6 +227,6 @@ def test_a_run_file_that_cannot_be_written_ends_with_status_2(
     bundle: Path, node_environment: dict[str, str]
 ) -> None:
     with node(node_environment, bundle=str(bundle), run_file="/no/such/folder/run") as process:
-        assert process.wait(60) == 2
+        assert process.wait(LONG_S) == 2
         expected = "parameter run_file /no/such/folder/run: cannot be written (No such folder)"
         assert expected in process.output()

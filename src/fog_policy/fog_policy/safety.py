@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from fog_policy.command_limits import Command, next_rate
+from fog_policy.command_limits import Command, CommandLimits, next_rate
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
@@ -181,24 +181,22 @@ def filter_command(
     if stops:
         return Verdict(np.zeros(size), stops, rate=np.zeros(size))
 
-    low, high = np.asarray(task.action.low), np.asarray(task.action.high)
+    allowed = CommandLimits.of(task)
+    low, high, slew = allowed.low, allowed.high, allowed.slew_per_s
     limits = []
     within = np.clip(wanted, low, high)
     # What is printed as a bound may lie one float32 rounding beside it: not worth a report.
     if np.abs(within - wanted).max() > 1e-6 * (high - low).max():
         limits.append("bounds")
     last = np.clip(_finite(previous), low, high)
-    slew = np.asarray(task.safety.slew_per_s)
     step_s = min(dt_s, 1.0 / task.control_hz) if dt_s > 0 else 0.0
     slewed = last + np.clip(within - last, -slew * step_s, slew * step_s)
     if np.abs(slewed - within).max() > 1e-9:
         limits.append("slew")
-    jerk = np.full(size, np.inf)
-    rate = np.zeros(size)
+    jerk, rate = np.full(size, np.inf), np.zeros(size)
     if previous_rate is not None:
         rate = np.clip(_finite(previous_rate), -slew, slew) if np.size(previous_rate) else rate
-        bound = np.asarray(task.safety.jerk(task.control_hz))
-        jerk = np.where(bound > 0, bound, np.inf)
+        jerk = allowed.jerk_per_s2
     if step_s > 0:
         rate = next_rate(within - last, last - low, high - last, rate, slew, jerk, step_s)
     command = np.clip(last + rate * step_s, low, high)
