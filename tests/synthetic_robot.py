@@ -16,7 +16,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Odometry
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
@@ -50,10 +50,14 @@ class SyntheticRobot:
     def __init__(self, task: TaskConfig, *, speed: float | None = None) -> None:
         self.silent: set[str] = set()
         """Topics that are not published."""
+        self.damaged: set[str] = set()
+        """Topics of which only the first half of each message is published."""
         self.knee = 0.0
         """Position of every joint, rad."""
         self.roll = 0.0
         """Of the IMU's orientation, rad."""
+        self.brightness = 0
+        """Of every pixel of the picture."""
         self.episode = 0
         self.commands: list[tuple[float, float]] = []
         """Wall time and linear.x of every command that arrived."""
@@ -107,6 +111,12 @@ class SyntheticRobot:
         request.transition.label = transition
         response = self.request(ChangeState, "/policy_node/change_state", request, timeout_s)
         return bool(response.success)
+
+    def state(self, timeout_s: float = 30.0) -> str:
+        """Label of the policy node's lifecycle state."""
+        request = GetState.Request()
+        response = self.request(GetState, "/policy_node/get_state", request, timeout_s)
+        return str(response.current_state.label)
 
     def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> None:
         """Wait until a condition holds.
@@ -163,7 +173,8 @@ class SyntheticRobot:
         while not self._closing.wait(period_s):
             for topic, data in self._messages().items():
                 if topic not in self.silent:
-                    self._publishers[topic].publish(data)
+                    half = len(data) // 2 if topic in self.damaged else len(data)
+                    self._publishers[topic].publish(data[:half])
 
     def _messages(self) -> dict[str, bytes]:
         if self._speed is None:
@@ -208,7 +219,7 @@ class SyntheticRobot:
                     "width": 64,
                     "encoding": "bgr8",
                     "step": 192,
-                    "data": np.zeros(48 * 192, np.uint8),
+                    "data": np.full(48 * 192, self.brightness, np.uint8),
                 },
             ),
         ]

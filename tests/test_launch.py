@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import os
 import signal
 import sys
 import time
@@ -136,6 +137,29 @@ def test_what_is_started_ends_within_two_seconds(file: str) -> None:
     }
     # The names that launch reads its defaults for every process from.
     assert set_to == {"sigterm_timeout": "SIGTERM_AFTER_S", "sigkill_timeout": "SIGKILL_AFTER_S"}
+
+
+def test_a_respawned_policy_can_know_that_it_is_one() -> None:
+    """The launch gives it a file of its run, and asks only its first process to be configured."""
+    from fog_policy import policy_parameters_node
+
+    source = ast.parse(Path(policy_parameters_node.__file__).read_text())
+    declared_by_the_node = {
+        ast.literal_eval(node.args[0])
+        for node in ast.walk(source)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "self.declare"
+    }
+    given = {
+        ast.literal_eval(node.targets[0].slice)
+        for node in ast.walk(SOURCES["deploy"])
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Subscript)
+        and ast.unparse(node.targets[0].value) == "values"
+    }
+    assert "run_file" in given
+    assert given <= declared_by_the_node
+    (start,) = calls("deploy", "OnProcessStart")
+    assert ast.literal_eval(keywords(start)["handle_once"]) is True
 
 
 def test_the_parameter_file_has_sections_of_our_nodes_only() -> None:
@@ -289,6 +313,41 @@ sys.exit(service.run())
         finally:
             listener.close()
         assert json.loads(report.read_text())["latency_ms"]["p50"] > 0.0
+
+    def test_a_policy_that_was_killed_is_respawned_and_waits(
+        task: TaskConfig, node_environment: dict[str, str], tmp_path: Path
+    ) -> None:
+        bundle = write_toy_bundle(task, tmp_path / "bundle", (0.5, 0.0, 0.25))
+        robot = SyntheticRobot(task)
+        try:
+            with launch(node_environment, "deploy", bundle=str(bundle), respawn="true") as process:
+                process.wait_for("driving", timeout_s=80.0)
+                robot.wait_until_driving()
+                os.kill(pid_of("policy_node", process.pid), signal.SIGKILL)
+                robot.wait(
+                    lambda: robot.diagnostics[-1][1] == "restarted; activate to go on",
+                    "the respawned node does not say what it waits for",
+                    80.0,
+                )
+                robot.wait(lambda: robot.state() == "inactive", "it is not inactive")
+                stood = len(robot.commands)
+                assert robot.commands[-1][1] == 0.0, "zero in the place of the one that died"
+                time.sleep(2.0)
+                assert {x for _, x in robot.commands[stood - 1 :]} == {0.0}
+                assert robot.change_state("activate")
+                robot.wait_until_driving()
+                process.send(signal.SIGINT)
+                assert process.wait() == 0
+                assert robot.commands[-1][1] == 0.0
+        finally:
+            robot.close()
+
+    def pid_of(name: str, parent: int) -> int:
+        """The process that a launch has started for an executable."""
+        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            if name in Path(f"/proc/{child}/cmdline").read_text():
+                return int(child)
+        raise AssertionError(f"no child of {parent} runs {name}")
 
     def test_record_alone_drives_a_namespaced_robot_that_runs_already(
         task: TaskConfig, node_environment: dict[str, str], tmp_path: Path

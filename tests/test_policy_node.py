@@ -87,6 +87,7 @@ def test_drives_and_stops(
             lambda: robot.diagnostics[-1][:2] == (0, "driving"), "diagnostics do not say driving"
         )
         assert robot.diagnostics[-1][2]["task"] == "reach_cube"
+        assert robot.diagnostics[-1][2]["hold"] == "at 50 Hz, jerk bounded"
 
         # Every way to stop, and that driving goes on when its cause is gone.
         robot.silent = {"/camera/image_raw"}
@@ -241,6 +242,7 @@ def test_follows_simulated_time_and_stops_with_it(
     )
     with NodeProcess(command, node_environment) as node:
         node.wait_for("driving", 60.0)  # PyTorch takes its time to load on a busy machine
+        node.wait_for("command hold: off: commands change in steps")
         robot.wait_until_driving()
         before = len(robot.commands)
         time.sleep(3.0)

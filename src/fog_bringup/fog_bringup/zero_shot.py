@@ -22,8 +22,8 @@ from fog_bringup.robots.streams import camera_messages, sensor_messages
 from fog_bringup.seek_drivers import PushTDriver
 from fog_policy.actor_critic import Actor
 from fog_policy.batched_controller import BatchedController
+from fog_policy.command_limits import Command
 from fog_policy.evaluation import Interval, bootstrap_mean, wilson
-from fog_policy.safety import Command
 from fog_world_model.data.episodes import Normalisation
 from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import LocalModel

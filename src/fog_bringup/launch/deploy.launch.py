@@ -4,13 +4,16 @@
 
 The launch configures the policy's node when it starts and activates it once, when it has been
 configured for the first time. Whoever deactivates it later means it: nothing here undoes that. A
-node that was respawned is never activated by the launch: it waits for `ros2 lifecycle set
-/policy_node activate`, and before that for `configure` where it was killed and the launch's own
-request went to its dead predecessor, which ROS takes for alive for some seconds.
+node that has died and was respawned never drives off by itself: it configures itself, publishes
+zero commands in the place of the one that died, says `restarted; activate to go on` on
+/diagnostics, and waits for `ros2 lifecycle set /policy_node activate`. (The launch does not ask it
+to be configured: for some seconds ROS takes the dead node for alive, and the request would go
+there.) Who wants it to go on by itself gives it `restart: active` in the parameters' file.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +109,8 @@ def generate_launch_description() -> LaunchDescription:
                 "respawn",
                 default_value="false",
                 choices=("true", "false"),
-                description="start the node again when it has ended, and leave it inactive",
+                description="true: start the node again when it has ended; it waits, configured, "
+                "to be activated",
             ),
             DeclareLaunchArgument(
                 "parameters",
@@ -144,6 +148,11 @@ def _start(context: LaunchContext) -> list[Action]:
         values["shadow"] = True
     if given["speed_scale"]:
         values["speed_scale"] = launch_arguments.positive("speed_scale", given["speed_scale"])
+    # By this file, which lasts as long as this launch, a respawned node knows that it is one.
+    runs = tempfile.TemporaryDirectory(prefix="fog_deploy_") if respawn else None
+    if runs is not None:
+        values["run_file"] = str(Path(runs.name) / "policy_node.json")
+    ends = _Ends(runs)
     remappings = launch_arguments.remappings(given["remappings"], task, given["namespace"])
     if given["command_topic"]:
         # The first rule that matches holds.
@@ -158,9 +167,10 @@ def _start(context: LaunchContext) -> list[Action]:
         parameters=[values],
         respawn=respawn,
         respawn_delay=2.0,
-        on_exit=None if respawn else _end_with("policy_node"),
+        on_exit=ends.note if respawn else _end_with("policy_node"),
     )
-    actions = [*_transitions(policy, launch_arguments.yes("activate", given["activate"])), policy]
+    activate = launch_arguments.yes("activate", given["activate"])
+    actions: list[Action] = [*_transitions(policy, ends, activate), policy]
     if launch_arguments.yes("dashboard", given["dashboard"]):
         actions.append(_dashboard(given, remappings, respawn))
     return actions
@@ -188,8 +198,29 @@ def _dashboard(given: dict[str, str], remappings: list[tuple[str, str]], respawn
     )
 
 
-def _transitions(policy: LifecycleNode, activate: bool) -> list[Action]:
-    """Configure the node whenever it starts, and activate it once."""
+class _Ends:
+    """Remembers whether the node's first process has ended, and keeps the folder of its run.
+
+    Args:
+        runs: Removed when this process ends; None: there is none.
+    """
+
+    def __init__(self, runs: tempfile.TemporaryDirectory[str] | None) -> None:
+        self._runs = runs
+        self._ended = False
+
+    def note(self, event: ProcessExited, context: LaunchContext) -> list[Action]:
+        """It has ended."""
+        self._ended = True
+        return []
+
+    def unless(self, action: Action) -> OpaqueFunction:
+        """An action for the first process only."""
+        return OpaqueFunction(function=lambda context: [] if self._ended else [action])
+
+
+def _transitions(policy: LifecycleNode, ends: _Ends, activate: bool) -> list[Action]:
+    """Configure the node when it starts, and activate it, both once."""
 
     def change(transition: int) -> EmitEvent:
         return EmitEvent(
@@ -200,7 +231,11 @@ def _transitions(policy: LifecycleNode, activate: bool) -> list[Action]:
 
     handlers: list[Action] = [
         RegisterEventHandler(
-            OnProcessStart(target_action=policy, on_start=[change(Transition.TRANSITION_CONFIGURE)])
+            OnProcessStart(
+                target_action=policy,
+                on_start=[change(Transition.TRANSITION_CONFIGURE)],
+                handle_once=True,  # a respawned node configures itself
+            )
         ),
         RegisterEventHandler(
             OnStateTransition(
@@ -218,7 +253,7 @@ def _transitions(policy: LifecycleNode, activate: bool) -> list[Action]:
                     target_lifecycle_node=policy,
                     start_state="configuring",
                     goal_state="inactive",
-                    entities=[change(Transition.TRANSITION_ACTIVATE)],
+                    entities=[ends.unless(change(Transition.TRANSITION_ACTIVATE))],
                     # Who deactivates it later, or configures it again, wants it to stay so.
                     handle_once=True,
                 )

@@ -3,7 +3,9 @@
 A tick of :class:`.control_loop.ControlLoop` asks the networks for one robot. For a hundred episodes
 in a simulator that is a hundred passes through networks that could take all robots at once, so here
 the networks see a batch; everything before and after them is what runs on the robot: the same
-buffer of messages, the same safety filter.
+buffer of messages, the same safety filter. A stop, which a robot would go on from, is an error
+here: an episode in which it stood is no result. Whether the camera is frozen is not asked: a
+simulated one draws every picture anew.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ import numpy as np
 import torch
 
 from fog_policy.actor_critic import Actor
-from fog_policy.observation_buffer import LiveObservation, ObservationBuffer
-from fog_policy.safety import Command, Reason, Situation, check_limits, filter_command
+from fog_policy.command_limits import Command
+from fog_policy.control_inputs import ControlInputs
+from fog_policy.decision_filter import DecisionFilter
+from fog_policy.observation_buffer import LiveObservation
+from fog_policy.safety import Reason
 from fog_world_model.data.episodes import Normalisation
 from fog_world_model.data.windows import to_float_image
 from fog_world_model.errors import FogError
@@ -29,10 +34,8 @@ from fog_world_model.task import FloatArray, TaskConfig
 class _Robot:
     """What the control loop keeps for one robot."""
 
-    buffer: ObservationBuffer
-    previous: Command
-    """``[action]``, physical units: what was published last."""
-    seen: LiveObservation | None = None
+    inputs: ControlInputs
+    filter: DecisionFilter
     now_ns: int = 0
     fresh: bool = field(default=True)
     """Whether the coming observation is the first of an episode."""
@@ -50,8 +53,7 @@ class BatchedController:
         device: Where the networks run.
 
     Raises:
-        FogError: The task's bounds do not allow a stop, or it has safety limits that need topics
-            beside the observation's.
+        FogError: The task's bounds do not allow a stop, or it has a dead-man's switch.
     """
 
     def __init__(
@@ -64,11 +66,11 @@ class BatchedController:
         robots: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        check_limits(task)
-        if task.safety.tilt_topic or task.safety.deadman_topic:
+        if task.safety.deadman_topic:
             raise FogError(
-                f"task '{task.name}': safety.tilt_topic and safety.deadman_topic are not watched "
-                "by the batched controller; evaluate it with 'fog evaluate policy'"
+                f"task '{task.name}': nobody holds the dead-man's switch of "
+                f"safety.deadman_topic {task.safety.deadman_topic} for the batched controller; "
+                "evaluate it with 'fog evaluate policy'"
             )
         self.task, self.robots = task, robots
         self._device = torch.device(device)
@@ -79,8 +81,10 @@ class BatchedController:
 
     def reset(self) -> None:
         """Forget everything: the next observations are the first of episodes."""
-        zero = np.zeros(self.task.action_size)
-        self._robots = [_Robot(ObservationBuffer(self.task), zero) for _ in range(self.robots)]
+        task = self.task
+        self._robots = [
+            _Robot(ControlInputs(task), DecisionFilter(task)) for _ in range(self.robots)
+        ]
         self._state = self._local.rssm.initial(self.robots)
 
     def receive(self, robot: int, encoded: Iterable[tuple[str, str, bytes]], now_ns: int) -> None:
@@ -88,15 +92,15 @@ class BatchedController:
 
         Args:
             robot: Which one.
-            encoded: Topic, interface name and bytes; other topics than the observation's are
-                passed over.
+            encoded: Topic, interface name and bytes; topics that neither the observation nor the
+                safety filter needs are passed over.
             now_ns: When, by the robot's clock.
         """
         one = self._robots[robot]
-        wanted = one.buffer.topics()
+        wanted = one.inputs.observed()
         for topic, _, data in encoded:
             if topic in wanted:
-                one.buffer.receive(topic, data, now_ns)
+                one.inputs.receive(topic, data, now_ns)
         one.now_ns = now_ns
 
     def tick(self) -> list[Command]:
@@ -112,26 +116,17 @@ class BatchedController:
         proposed = self._act(seen)
         commands = []
         for one, action in zip(self._robots, proposed, strict=True):
-            situation = Situation(
-                image_age_s=one.buffer.image_age_s(one.now_ns),
-                proprioception_age_s=one.buffer.proprioception_age_s(one.now_ns),
-            )
-            verdict = filter_command(
-                self.task,
-                situation,
-                self.task.action.to_physical(action),
-                one.previous,
-                1.0 / self.task.control_hz,
-            )
+            situation = one.inputs.situation(one.now_ns, ())
+            verdict = one.filter.decide(situation, action, 1.0 / self.task.control_hz)
             if verdict.stops:
                 raise FogError(f"the robot was stopped: {verdict.stops[0]}")
-            one.previous, one.fresh = verdict.command, False
+            one.filter.in_force, one.fresh = verdict.command, False
             commands.append(verdict.command)
         return commands
 
     def _observed(self, robot: int) -> LiveObservation:
         one = self._robots[robot]
-        found = one.buffer.newest(one.now_ns)
+        found = one.inputs.observation(one.now_ns)
         if isinstance(found, Reason):
             raise FogError(f"robot {robot} has no complete observation: {found}")
         return found
@@ -141,11 +136,7 @@ class BatchedController:
         """Actions ``[robot, action]`` in [-1, 1], without noise."""
         image = torch.from_numpy(np.stack([o.image for o in seen])).to(self._device)
         vector = self._normalisation.apply(np.stack([o.proprioception for o in seen]))
-        to_normalised = self.task.action.to_normalised
-        before = np.stack(
-            [np.zeros_like(r.previous, np.float32) if r.fresh else to_normalised(r.previous)
-             for r in self._robots]
-        )  # fmt: skip
+        before = np.stack([one.filter.told(first=one.fresh) for one in self._robots])
         embedding = self._local.encoder(
             to_float_image(image), torch.from_numpy(vector).to(self._device)
         )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fog_policy.actor_critic import Actor
 from fog_policy.bundle import Bundle
-from fog_policy.control_loop import Controller
+from fog_policy.decision import Controller
 from fog_world_model.data.episodes import Normalisation
 from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import LocalModel

@@ -44,6 +44,16 @@ class LiveObservation:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """A message that could be used."""
+
+    time_ns: int
+    """Its stamp, or its arrival where it has none."""
+    values: FloatArray | None = None
+    """``[field]`` of a proprioceptive topic, physical units."""
+
+
+@dataclass(frozen=True)
 class _Frame:
     stamp_ns: int
     arrival_ns: int
@@ -111,7 +121,7 @@ class ObservationBuffer:
             topics.setdefault(self._task.safety.tilt_topic, IMU_TYPE)
         return topics
 
-    def receive(self, topic: str, data: bytes, now_ns: int) -> None:
+    def receive(self, topic: str, data: bytes, now_ns: int) -> Taken | None:
         """Take a message.
 
         What cannot be used is not an error here: the stream then grows stale, and
@@ -121,7 +131,11 @@ class ObservationBuffer:
             topic: One of :meth:`topics`.
             data: The serialised message.
             now_ns: Time of arrival.
+
+        Returns:
+            What was taken; None where the message cannot be used.
         """
+        values = None
         try:
             message = deserialise(data, self.topics()[topic])
             # As in the importer, a stamp that a driver leaves at zero is none.
@@ -137,13 +151,15 @@ class ObservationBuffer:
                 self._add_frame(_Frame(time_ns, now_ns, message))
             if topic in self._values:
                 stream = self._values[topic]
-                stream.add(time_ns, read_fields(message, stream.config.fields), not stamp_ns)
+                values = read_fields(message, stream.config.fields)
+                stream.add(time_ns, values, not stamp_ns)
             if topic == self._task.safety.tilt_topic:
                 self._orientation.add(time_ns, read_fields(message, ORIENTATION), not stamp_ns)
         except FogError as error:
             self._errors[topic] = str(error)
-        else:
-            self._errors.pop(topic, None)
+            return None
+        self._errors.pop(topic, None)
+        return Taken(time_ns, values)
 
     def forget_images_before(self, time_ns: int) -> None:
         """Drop the images that arrived earlier: they belong to the previous episode."""

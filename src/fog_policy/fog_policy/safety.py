@@ -26,14 +26,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from fog_policy.command_limits import Command, CommandLimits, next_rate
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
-Command = npt.NDArray[np.float64]
-
 Cause = Literal[
-    "image", "proprioception", "tilt", "fall", "temperature", "battery", "geofence",
-    "out_of_distribution", "deadman", "emergency_stop", "policy", "clock",
+    "image", "frozen_image", "proprioception", "tilt", "fall", "temperature", "battery",
+    "geofence", "out_of_distribution", "deadman", "emergency_stop", "policy", "clock",
 ]  # fmt: skip
 """What can stop the robot: the keys under which stops are counted."""
 
@@ -87,6 +86,9 @@ class Situation:
     """Newest ``[x, y]`` on the geofence's odometry topic (``pose.pose.position``)."""
     position_age_s: float | None = None
     """Now minus that message's stamp."""
+    picture_still_s: float = 0.0
+    """How long the robot has been told to move while the picture stayed the same
+    (:class:`fog_policy.still_picture.StillPicture`)."""
 
 
 @dataclass(frozen=True)
@@ -179,72 +181,30 @@ def filter_command(
     if stops:
         return Verdict(np.zeros(size), stops, rate=np.zeros(size))
 
-    low, high = np.asarray(task.action.low), np.asarray(task.action.high)
+    allowed = CommandLimits.of(task)
+    low, high, slew = allowed.low, allowed.high, allowed.slew_per_s
     limits = []
     within = np.clip(wanted, low, high)
     # What is printed as a bound may lie one float32 rounding beside it: not worth a report.
     if np.abs(within - wanted).max() > 1e-6 * (high - low).max():
         limits.append("bounds")
     last = np.clip(_finite(previous), low, high)
-    slew = np.asarray(task.safety.slew_per_s)
     step_s = min(dt_s, 1.0 / task.control_hz) if dt_s > 0 else 0.0
     slewed = last + np.clip(within - last, -slew * step_s, slew * step_s)
     if np.abs(slewed - within).max() > 1e-9:
         limits.append("slew")
-    jerk = np.full(size, np.inf)
-    rate = np.zeros(size)
+    jerk, rate = np.full(size, np.inf), np.zeros(size)
     if previous_rate is not None:
         rate = np.clip(_finite(previous_rate), -slew, slew) if np.size(previous_rate) else rate
-        bound = np.asarray(task.safety.jerk(task.control_hz))
-        jerk = np.where(bound > 0, bound, np.inf)
+        jerk = allowed.jerk_per_s2
     if step_s > 0:
-        rate = _next_rate(within - last, last - low, high - last, rate, slew, jerk, step_s)
+        rate = next_rate(within - last, last - low, high - last, rate, slew, jerk, step_s)
     command = np.clip(last + rate * step_s, low, high)
     # Dividing by the step and multiplying by it again is no reason to miss the target by a bit.
     command = np.where(np.abs(command - slewed) < 1e-12, np.clip(slewed, low, high), command)
     if np.abs(command - slewed).max() > 1e-9:
         limits.append("jerk")
     return Verdict(command, limits=tuple(limits), rate=rate)
-
-
-def _next_rate(
-    change: Command,
-    to_low: Command,
-    to_high: Command,
-    rate: Command,
-    slew: Command,
-    jerk: Command,
-    step_s: float,
-) -> Command:
-    """The rate of the coming step: fast towards the target, and always able to brake in time.
-
-    A rate r that falls by jerk J per second covers no more than r^2 / 2J before it is zero,
-    however the time is cut into steps. So a step of length h may end in a rate r with
-
-        r h + r^2 / 2J <= D,   r <= 2D / (h + sqrt(h^2 + 2D / J)),
-
-    where D is the distance to the bound. One who keeps this can brake by J alone in every later
-    step and never meets the bound, so bounds, slew rate and jerk can all be kept at once.
-
-    Args:
-        change: Target minus last command.
-        to_low: Last command minus the lower bound, not negative.
-        to_high: Upper bound minus the last command, not negative.
-        rate: Of the step before.
-        slew: Largest rate.
-        jerk: Largest change of the rate per second; may be infinite.
-        step_s: Length of the step, above 0.
-    """
-
-    def brakeable(distance: Command) -> Command:
-        root = np.sqrt(step_s**2 + 2.0 * distance / jerk)
-        with np.errstate(over="ignore"):  # a step of nearly no length: the slew rate decides
-            return np.asarray(2.0 * distance / (step_s + root))
-
-    target = np.sign(change) * brakeable(np.abs(change))
-    lowest = np.maximum(rate - jerk * step_s, np.maximum(-slew, -brakeable(to_low)))
-    highest = np.minimum(rate + jerk * step_s, np.minimum(slew, brakeable(to_high)))
-    return np.asarray(np.minimum(np.maximum(target, lowest), highest))
 
 
 def _finite(values: npt.ArrayLike) -> Command:
@@ -282,6 +242,7 @@ def stop_reasons(task: TaskConfig, situation: Situation) -> tuple[Reason, ...]:
     if "image" not in known:
         limit_s = safety.timeouts_s.get(task.image.topic, safety.image_timeout_s)
         reasons += _age_reasons("image", task.image.topic, situation.image_age_s, limit_s)
+    reasons += _frozen_reasons(task, situation)
     if "proprioception" not in known:
         for topic, age_s in situation.proprioception_age_s.items():
             limit_s = safety.timeouts_s.get(topic, safety.proprioception_timeout_s)
@@ -342,6 +303,18 @@ def _age_reasons(cause: Cause, topic: str, age_s: float | None, limit_s: float) 
     if abs(age_s) > _OTHER_CLOCK_S:
         detail += "; do its clock and this node's agree (use_sim_time)?"
     return [Reason(cause, detail)]
+
+
+def _frozen_reasons(task: TaskConfig, situation: Situation) -> list[Reason]:
+    limit_s, still_s = task.safety.frozen_image_s, situation.picture_still_s
+    if limit_s <= 0 or still_s <= limit_s:
+        return []
+    # It does not latch: as with a stream that fell silent, the cause is gone when it changes.
+    detail = (
+        f"{task.image.topic} shows the same picture to the bit, though the robot has been told to "
+        f"move for {still_s:.2f} s (limit {limit_s:g} s)"
+    )
+    return [Reason("frozen_image", detail)]
 
 
 def _tilt_reasons(task: TaskConfig, situation: Situation) -> list[Reason]:

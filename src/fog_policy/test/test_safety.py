@@ -337,6 +337,19 @@ def test_every_stream_may_have_its_own_timeout() -> None:
     ]
 
 
+def test_a_picture_that_stays_too_long_stops_and_does_not_latch() -> None:
+    (reason,) = stop_reasons(TASK, dataclasses.replace(FINE, picture_still_s=1.25))
+    assert str(reason) == (
+        "frozen_image: /camera/image_raw shows the same picture to the bit, though the robot has "
+        "been told to move for 1.25 s (limit 1 s)"
+    )
+    assert not reason.latching
+    assert causes(dataclasses.replace(FINE, picture_still_s=1.0)) == []
+    still = dataclasses.replace(FINE, picture_still_s=99.0)
+    assert causes(still, make_task(frozen_image_s=0.0)) == []
+    assert causes(still, make_task(frozen_image_s=100.0)) == []
+
+
 def test_a_fall_latches_and_a_tilt_does_not() -> None:
     def at(angle: float, **safety: Any) -> list[tuple[str, bool]]:
         lying = (math.sin(angle / 2), 0.0, 0.0, math.cos(angle / 2))

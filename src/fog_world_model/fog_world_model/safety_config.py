@@ -87,7 +87,8 @@ class SafetyConfig:
     topic that needs another bound than the two timeouts above."""
     jerk_per_s2: tuple[float, ...] = field(default=(), metadata=_LATER)
     """Largest change per second of each field's rate of change, physical units per s^2; 0: this
-    field is not bounded; empty: from the slew rate (:data:`JERK_RISE_PERIODS`)."""
+    field is not bounded; empty: from the slew rate (:data:`JERK_RISE_PERIODS`). Kept where commands
+    are published between decisions, so not in simulated time."""
     out_of_range: float = field(default=1.0, metadata=_LATER)
     """What the policy proposes beyond a bound is clipped; beyond it by more than this many times
     the field's range (high - low) it is a fault that stops the robot. 0: always clipped."""
@@ -102,6 +103,10 @@ class SafetyConfig:
     surprise_margin: float = field(default=1.0, metadata=_LATER)
     """The robot stops when the local model is surprised by more than this many times its range on
     the recordings; 0: off. A bundle that does not hold the range cannot be watched."""
+    frozen_image_s: float = field(default=1.0, metadata=_LATER)
+    """The camera is taken for frozen, and stops the robot until it shows another picture, when it
+    has shown the same one, to the bit and with fresh stamps, while the robot was told to move for
+    longer than this, s, and proprioception showed that it did. 0: off."""
 
     def jerk(self, control_hz: float) -> tuple[float, ...]:
         """Jerk bound of each command field, physical units per s^2; 0: not bounded.
@@ -142,7 +147,7 @@ class SafetyConfig:
             )
         _require(all(s > 0 for s in self.slew_per_s), "safety.slew_per_s must be positive")
         _require(all(j >= 0 for j in self.jerk_per_s2), "safety.jerk_per_s2 must not be negative")
-        for name in ("out_of_range", "fall_tilt_rad", "surprise_margin"):
+        for name in ("out_of_range", "fall_tilt_rad", "surprise_margin", "frozen_image_s"):
             _require(getattr(self, name) >= 0, f"safety.{name} must not be negative; 0 is off")
         _require(self.deadman_button >= -1, "safety.deadman_button must be an index, or -1: any")
         known = watched | ({self.tilt_topic} if self.tilt_topic else set())

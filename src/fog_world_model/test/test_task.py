@@ -109,6 +109,7 @@ def test_hash_changes_with_the_content(
         (lambda c: c["safety"].update(jerk_per_s2=[1.0]), "safety.jerk_per_s2 needs one value"),
         (lambda c: c["safety"].update(jerk_per_s2=[1.0, -1.0]), "jerk_per_s2 must not be negative"),
         (lambda c: c["safety"].update(surprise_margin=-1.0), "surprise_margin must not be neg"),
+        (lambda c: c["safety"].update(frozen_image_s=-1.0), "frozen_image_s must not be negative"),
         (lambda c: c["safety"].update(deadman_button=-2), "safety.deadman_button must be an"),
         (lambda c: c["safety"].update(timeouts_s={"/imu": 1.0}), "/imu is no topic of the camera"),
         (lambda c: c["safety"].update(timeouts_s={"/odom": 0.0}), "/odom must be positive"),
@@ -186,6 +187,7 @@ def test_later_safety_options_count_only_where_they_are_not_at_their_default(
         "battery": None,
         "geofence": None,
         "surprise_margin": 1.0,
+        "frozen_image_s": 1.0,
     }
     content["safety"].update(defaults)
     spelled_out = task_from_dict(content)
@@ -208,6 +210,7 @@ def test_later_safety_options_count_only_where_they_are_not_at_their_default(
         "battery": {"topic": "/battery", "min_v": 25.0},
         "geofence": {"topic": "/odom", "x_m": [-1.0, 2.0], "y_m": [-1.0, 1.0]},
         "surprise_margin": 0.0,
+        "frozen_image_s": 0.0,
     }
     hashes = {tiny_task.hash}
     for name, value in changes.items():

@@ -1,0 +1,222 @@
+"""One activation of the policy's node: timers, command hold and questions to the policy.
+
+At the control rate the policy is asked, in a thread of its own; at the rate of the hold the command
+in force is published, and whatever speaks against it stops the robot.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from fog_policy.callback_guard import CallbackGuard
+from fog_policy.clock_watch_node import ClockWatch
+from fog_policy.command_hold import CommandHold
+from fog_policy.command_limits import CommandLimits
+from fog_policy.control_loop import ControlLoop
+from fog_policy.decision import Decision, Question
+from fog_policy.inference_worker import InferenceWorker
+from fog_policy.policy_parameters_node import PolicyParametersNode
+from fog_policy.robot_topics_node import RobotTopics
+from fog_policy.safety import Reason, Verdict
+
+ALIGNMENT = 0.1
+"""Ticks come this fraction of a control period after an image. The policy was trained on actions
+that follow the image at once; a timer of any phase would show it images of any age."""
+
+_JUMP_PERIODS = 2.5
+"""Simulated time that passes by so many control periods at once has jumped (at a reset, say)."""
+_RAMP = 0.25
+"""A new command is approached over at least this fraction of a control period. The policy learned
+from commands that take effect at once."""
+
+
+class Driving:
+    """Asks, decides and publishes until it is ended.
+
+    Args:
+        node: Has the timers; its parameters say how to hold.
+        loop: Started by this.
+        topics: Where commands go.
+        worker: The policy's thread.
+        clock: The node's.
+        guard: Around the timers' callbacks.
+        answered: Called in the policy's thread when it has answered; :meth:`on_answer` has then to
+            be called in the node's.
+        show: Told every verdict.
+    """
+
+    def __init__(
+        self,
+        node: PolicyParametersNode,
+        loop: ControlLoop,
+        topics: RobotTopics,
+        worker: InferenceWorker,
+        clock: ClockWatch,
+        guard: CallbackGuard,
+        answered: Callable[[], object],
+        show: Callable[[Verdict], None],
+    ) -> None:
+        self._node, self._loop, self._topics = node, loop, topics
+        self._worker, self._clock, self._answered = worker, clock, answered
+        self._show = show
+        self.loop = loop
+        self._pending: tuple[Question, Future[Any], float] | None = None
+        self._held_s: float | None = None
+        self._first_tick: tuple[int, float] | None = None
+        self._tick_ns: int | None = None
+        self._waited = False
+        self._aligned = False
+        task = loop.task
+        self._longest_s = node.longest_hold_s(task.control_hz)
+        loop.start()
+        self._hold: CommandHold | None = None
+        if node.hold == "on" or (node.hold == "auto" and not clock.simulated):
+            self._hold = CommandHold(
+                CommandLimits.of(task),
+                ramp_s=_RAMP / task.control_hz,
+                timeout_s=self._longest_s,
+            )
+        self._timer = node.create_timer(task.period_ns / 1e9, guard("control timer", self._tick))
+        self._timers = [self._timer]
+        if self._hold is not None:
+            held = guard("timer of the command hold", self._publish_held)
+            self._timers.append(node.create_timer(1.0 / node.hold_hz, held))
+
+    @property
+    def holds(self) -> str:
+        """How commands are published, for a person."""
+        if self._hold is not None:
+            return f"at {self._node.hold_hz:g} Hz, jerk bounded"
+        return "off: commands change in steps, once in a control period; their jerk is not bounded"
+
+    def end(self) -> None:
+        """No more ticks; what the policy still answers is dropped."""
+        self._pending = None
+        for timer in self._timers:
+            self._node.destroy_timer(timer)
+        self._timers = []
+
+    def receive(self, topic: str, data: bytes) -> None:
+        """Take a message of the robot's."""
+        loop = self._loop
+        new_episode = loop.receive(topic, data, self._clock.now_ns())
+        if new_episode:
+            self._aligned = False
+            if self._hold is not None:
+                self._hold.stop()
+        image_came = topic == loop.task.image.topic or (new_episode and loop.has_image())
+        if image_came and not self._aligned:
+            self._align()
+
+    def stop(self, reason: Reason) -> None:
+        """Publish a zero command now, for a reason from outside."""
+        decision = self._loop.stop(reason)
+        if self._hold is not None:
+            self._hold.stop()
+        self._topics.publish(decision.command)
+        self._show(decision.verdict)
+
+    def on_answer(self) -> None:
+        """Carry out what the policy has answered, if it has."""
+        if self._pending is None or not self._pending[1].done():
+            return
+        question, future, begin = self._pending
+        self._pending = None
+        decision = self._loop.finish(question, future.result(), self._clock.now_ns())
+        if decision is not None:
+            self._carry_out(decision, question.now_ns, begin)
+
+    def _tick(self) -> None:
+        """Ask the policy, at the control rate."""
+        loop = self._loop
+        if not self._timers:
+            return
+        period_ns = loop.task.period_ns
+        if self._timer.timer_period_ns != period_ns:  # the first tick after an alignment
+            self._timer.timer_period_ns = period_ns
+            self._timer.reset()
+        now_ns, begin = self._clock.now_ns(), time.monotonic()
+        late_ns = now_ns - (self._tick_ns or now_ns)
+        self._tick_ns = now_ns
+        jumped = late_ns > _JUMP_PERIODS * period_ns and self._clock.simulated
+        if jumped and not self._waited:
+            # What the robot sends after the jump has come with it, and is not read yet. Not twice
+            # in a row: a robot too fast for this computer still has to get its commands.
+            self._waited = True
+            self._align()
+            return
+        self._waited = False
+        self._first_tick = self._first_tick or (now_ns, begin)
+        self.on_answer()  # it may be there, and its callback not
+        if self._worker.busy:
+            self._overrun(begin)
+            return
+        loop.speed_scale = self._node.speed_scale
+        begun = loop.begin(now_ns)
+        if isinstance(begun, Decision):
+            self._carry_out(begun, now_ns, begin)
+            return
+        future = self._worker.submit(functools.partial(loop.compute, begun), self._answered)
+        if future is not None:
+            self._pending = (begun, future, begin)
+
+    def _overrun(self, now_s: float) -> None:
+        """The policy has not answered the last question yet."""
+        self._loop.report.overruns += 1
+        if self._hold is not None or self._pending is None:
+            return  # the hold knows by itself when a command is too old
+        waited_s = now_s - self._pending[2]
+        if waited_s > self._longest_s:
+            self.stop(Reason("policy", f"no answer for {waited_s:.2f} s"))
+
+    def _carry_out(self, decision: Decision, tick_ns: int, begin_s: float) -> None:
+        """Publish a decision, or hand it to the hold."""
+        loop, clock = self._loop, self._clock
+        if self._hold is None:
+            self._topics.publish(decision.command)
+        elif decision.verdict.stops:
+            self._hold.stop()
+            self._topics.publish(decision.command)
+        else:
+            self._hold.set(decision.command, clock.steady_ns())
+            self._topics.publish(self._hold.at(clock.steady_ns()))
+        # Simulated time stands still during a callback: let it pass at its own pace.
+        spent_ns = round((time.monotonic() - begin_s) * 1e9 * clock.rate(self._first_tick))
+        loop.report.tick(tick_ns + spent_ns)
+        if decision.image_ns is not None and not decision.verdict.stops:
+            latency_ns = tick_ns + spent_ns - decision.image_ns
+            loop.report.driven(decision.image_ns, latency_ns, decision.inference_ns)
+        self._show(decision.verdict)
+
+    def _publish_held(self) -> None:
+        """Between decisions: stop when something speaks against the command, or publish it."""
+        loop, hold = self._loop, self._hold
+        if not self._timers or hold is None:
+            return
+        wall_s = time.monotonic()
+        if self._held_s is not None and not self._clock.simulated:
+            loop.report.jittered((wall_s - self._held_s - 1.0 / self._node.hold_hz) * 1e9)
+        self._held_s = wall_s
+        now_ns = self._clock.steady_ns()
+        if hold.moving:
+            decision = loop.check(self._clock.now_ns())
+            if decision is None and hold.expired(now_ns):
+                detail = f"no decision for {hold.timeout_s:g} s: the policy is late, or stuck"
+                decision = loop.stop(Reason("policy", detail))
+            if decision is not None:
+                hold.stop()
+                self._topics.publish(decision.command)
+                self._show(decision.verdict)
+                return
+        self._topics.publish(hold.at(now_ns))
+
+    def _align(self) -> None:
+        """Let ticks follow what has just come, see :data:`ALIGNMENT`."""
+        self._aligned = True
+        self._timer.timer_period_ns = round(ALIGNMENT * self._loop.task.period_ns)
+        self._timer.reset()
+        self._loop.report.restart_interval()
