@@ -11,14 +11,17 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, subcommand
 
 
-def _show(measure: Callable[[], dict[str, Any]], as_json: bool) -> int:
-    """Measure, and print one JSON object, or the same values as lines."""
+def _show(
+    measure: Callable[[], dict[str, Any]],
+    as_json: bool,
+    text: Callable[[dict[str, Any]], str] = lambda figures: "\n".join(_lines(figures, "")),
+) -> int:
+    """Measure, and print one JSON object, or the same values for a person."""
     figures = measure()
     if as_json:
         print(json.dumps(figures, indent=1))
     else:
-        for line in _lines(figures, ""):
-            print(line)
+        print(text(figures))
     return 130 if figures.get("interrupted") else 0
 
 
@@ -238,6 +241,46 @@ class DeploymentBenchmark:
 
 
 @dataclass
+class FaultsBenchmark:
+    """Faults while a robot walks: does it stop, in time, for the right reason, and go on?"""
+
+    bundle: Positional[Path | None] = None
+    """Bundle folder; an untrained policy that walks in circles when none is given."""
+    json: bool = False
+    """Print one JSON object; otherwise a table."""
+    faults: int = 200
+    """How many."""
+    seed: int = 0
+    """Of their order, details and moments."""
+    kinds: tuple[str, ...] = ()
+    """Only these: killed_camera, frozen_camera, delayed_stream, corrupt_image, nan_joints,
+    restarted_robot, killed_policy, clock_jump; all when none are given."""
+    robot: Literal["task", "synthetic"] = "task"
+    """``task``: the simulated robot of the policy's task; ``synthetic``: one without physics and
+    with a drawn picture, on the same topics, which needs less of the processor."""
+    picture: Path | None = Path("runs/benchmark_faults.png")
+    """PNG of every fault's time to the stop and to recovery."""
+
+    def run(self) -> int:
+        """Measure."""
+        from fog_bringup.benchmarks.faults import measure
+        from fog_bringup.benchmarks.faults_table import table
+
+        return _show(
+            lambda: measure(
+                self.bundle,
+                faults=self.faults,
+                seed=self.seed,
+                robot=self.robot,
+                kinds=self.kinds,
+                picture=self.picture,
+            ),
+            self.json,
+            table,
+        )
+
+
+@dataclass
 class Benchmark:
     """Measure rates and ratios on this machine."""
 
@@ -249,6 +292,7 @@ class Benchmark:
         | Annotated[ImaginationBenchmark, subcommand("imagination")]
         | Annotated[GradientBenchmark, subcommand("gradient")]
         | Annotated[DeploymentBenchmark, subcommand("deployment")]
+        | Annotated[FaultsBenchmark, subcommand("faults")]
     )
 
     def run(self) -> int:

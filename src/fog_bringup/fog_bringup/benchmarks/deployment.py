@@ -269,9 +269,7 @@ def _slowness(robot: dict[str, Any]) -> str:
     )
     if robot["cores_needed"] > _MOST_CORES:
         return f"too slow for real time on this machine ({costs}); give --robot synthetic"
-    return (
-        f"did not keep up with real time, and not by its own costs ({costs}): who else runs here?"
-    )
+    return f"did not keep up with real time, but not for its own costs ({costs}): what else runs?"
 
 
 def _pace(log: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def draw_runs(
 def _latency(place: Axes, run: Mapping[str, Any], curves: Mapping[str, Any], theme: Theme) -> None:
     values = np.asarray(curves["latency_ms"], np.float64)
     place.set_title(f"{run['declared_hz']:g} Hz: image stamp to command", loc="left")
-    place.set(xlabel="min", ylabel="ms")
+    place.set(xlabel="min of driving", ylabel="ms")
     if not len(values):
         return
     minutes = np.arange(len(values)) / run["declared_hz"] / 60.0
@@ -61,8 +61,8 @@ def _latency(place: Axes, run: Mapping[str, Any], curves: Mapping[str, Any], the
 def _rhythm(place: Axes, run: Mapping[str, Any], curves: Mapping[str, Any], theme: Theme) -> None:
     intervals = np.asarray(curves["interval_ms"], np.float64)
     place.set_title(
-        f"{_number(run['achieved_hz'])} Hz achieved, {run['missed']} missed, "
-        f"timer jitter p99 {_number(run['jitter_ms']['p99'])} ms",
+        f"{_number(run['achieved_hz'])} Hz, {run['missed']} missed; "
+        f"jitter p99 {_number(run['jitter_ms']['p99'])} ms",
         loc="left",
     )
     place.set(xlabel="min", ylabel="decision off its time, ms")

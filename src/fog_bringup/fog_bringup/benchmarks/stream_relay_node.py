@@ -2,10 +2,10 @@
 
     python -m fog_bringup.benchmarks.stream_relay_node NAME PREFIX TOPIC=TYPE...
 
-takes every TOPIC from PREFIX/TOPIC. Lines on standard input are JSON, ``{"topics": {TOPIC: FAULT}}``
-with a fault as :func:`fog_bringup.benchmarks.stream_faults.make_fault` reads it; topics that are
-not named are sound again. For every line it prints one, ``{"relay": NAME, "at_ns": ...}``: when the
-first message was spoilt, or held back. It ends with its standard input.
+takes every TOPIC from PREFIX/TOPIC. Lines on standard input are ``{"topics": {TOPIC: FAULT}}`` in
+JSON, with a fault as :func:`fog_bringup.benchmarks.stream_faults.make_fault` reads it; topics that
+are not named are sound again. For every line it prints one, ``{"relay": NAME, "at_ns": ...}``: when
+the first message was spoilt, or held back. It ends with its standard input.
 """
 
 from __future__ import annotations
