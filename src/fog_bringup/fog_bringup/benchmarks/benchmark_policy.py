@@ -27,6 +27,8 @@ from fog_world_model.task import TaskConfig
 SYNTHETIC = "synthetic"
 ROBOTS = ("task", SYNTHETIC)
 """Which robot is driven: the one that the task names, or the one without physics."""
+ROBOT_HZ = 50.0
+"""Steps per second of the walking and the synthetic robot; the camera's rate divides it."""
 
 _CIRCLE = 0.25, 0.5
 """What an untrained policy proposes for the first and the last field of the command, in [-1, 1]: a
@@ -98,6 +100,18 @@ def robot_task(task: TaskConfig, robot: str) -> TaskConfig:
     if robot not in ROBOTS:
         raise FogError(f"--robot {robot}: expected one of {', '.join(ROBOTS)}")
     return task if robot == "task" else dataclasses.replace(task, robot=SYNTHETIC)
+
+
+def camera_rate(control_hz: float) -> float:
+    """The lowest rate of the camera that is neither below 10 Hz nor below the control rate.
+
+    Raises:
+        FogError: The robot takes fewer steps than that.
+    """
+    wanted = max(10.0, control_hz)
+    if wanted > ROBOT_HZ:
+        raise FogError(f"--rates {control_hz:g}: the robot steps at {ROBOT_HZ:g} Hz, give less")
+    return ROBOT_HZ / int(ROBOT_HZ / wanted + 1e-9)
 
 
 def write_untrained(task: TaskConfig, folder: Path, preset: str = "small") -> Bundle:

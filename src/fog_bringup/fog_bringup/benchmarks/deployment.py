@@ -19,7 +19,9 @@ from typing import Any, Final
 import numpy as np
 
 from fog_bringup.benchmarks.benchmark_policy import (
+    ROBOT_HZ,
     BenchmarkPolicy,
+    camera_rate,
     make_policy,
     robot_task,
     step_times,
@@ -35,8 +37,6 @@ from fog_bringup.robots import make_robot
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
-ROBOT_HZ: Final = 50.0
-"""Steps per second of the walking and the synthetic robot; the camera's rate divides it."""
 REAL_TIME: Final = 0.98
 """A robot that gets through less robot time per wall time than this did not keep up."""
 _START_S, _END_S = 120.0, 60.0
@@ -131,18 +131,6 @@ def measure(
         picture.write_bytes(drawn)
         result["picture"] = str(picture)
     return result
-
-
-def camera_rate(control_hz: float) -> float:
-    """The lowest rate of the camera that is neither below 10 Hz nor below the control rate.
-
-    Raises:
-        FogError: The robot takes fewer steps than that.
-    """
-    wanted = max(10.0, control_hz)
-    if wanted > ROBOT_HZ:
-        raise FogError(f"--rates {control_hz:g}: the robot steps at {ROBOT_HZ:g} Hz, give less")
-    return ROBOT_HZ / int(ROBOT_HZ / wanted + 1e-9)
 
 
 def _run(

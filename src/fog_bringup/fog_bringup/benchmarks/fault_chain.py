@@ -8,6 +8,7 @@ The camera's relay stands for the camera's driver: a process that can be killed 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -146,14 +147,16 @@ class FaultChain:
     def lines(self, name: str) -> list[dict[str, Any]]:
         """All JSON lines of a process so far."""
         tail, lines = self._tails[name], self._lines[name]
-        while True:
+        while not tail.closed:
             before = tail.tell()
             text = tail.readline()
             if not text.endswith("\n"):
                 tail.seek(before)  # the rest of it is still to come
-                return lines
-            if text.startswith("{"):
-                lines.append(json.loads(text))
+                break
+            with contextlib.suppress(ValueError):  # what a killed process did not finish
+                if isinstance(found := json.loads(text), dict):
+                    lines.append(found)
+        return lines
 
     def wait(
         self, name: str, condition: Callable[[dict[str, Any]], bool], first: int, limit_s: float

@@ -91,13 +91,16 @@ def plan(kinds: tuple[str, ...], faults: int, random: np.random.Generator) -> li
     return [repeated[k] for k in random.permutation(faults)]
 
 
-def draw(kind: str, task: TaskConfig, command_timeout_s: float, random: Any) -> Injection:
+def draw(
+    kind: str, task: TaskConfig, command_timeout_s: float, camera_hz: float, random: Any
+) -> Injection:
     """Draw a fault of a kind.
 
     Args:
         kind: One of :func:`possible`.
         task: Gives topics and limits.
         command_timeout_s: After which the robot no longer obeys a command.
+        camera_hz: Rate of the camera: that a picture is the old one is seen when it comes.
         random: A NumPy generator.
     """
     image = task.image.topic
@@ -108,6 +111,7 @@ def draw(kind: str, task: TaskConfig, command_timeout_s: float, random: Any) -> 
     if kind == "frozen_camera":
         # A policy node that does not look at the pixels never stops for this.
         still_s = float(getattr(task.safety, "frozen_image_s", 0.0)) or image_s
+        still_s += 1.0 / camera_hz
         return Injection(kind, image, still_s, "frozen_image: ", {image: {"kind": "frozen"}})
     if kind == "corrupt_image":
         how = str(random.choice(CORRUPTIONS))

@@ -18,9 +18,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from fog_bringup.benchmarks.benchmark_policy import make_policy, robot_task
+from fog_bringup.benchmarks.benchmark_policy import camera_rate, make_policy, robot_task
 from fog_bringup.benchmarks.fault_chain import POLICY, FaultChain
-from fog_bringup.benchmarks.fault_kinds import Injection, draw, plan, possible
+from fog_bringup.benchmarks.fault_kinds import KINDS, Injection, draw, plan, possible
 from fog_bringup.benchmarks.faults_picture import draw_faults
 from fog_bringup.progress import Report, progress_bar
 from fog_bringup.report_theme import LIGHT, png
@@ -67,12 +67,14 @@ def measure(
 
         - ``injected``, ``safe_stops`` (see above), ``late`` (stopped for the right reason, but
           later than the limit and ``allowance_s``), ``out_of_bounds`` (commands that were not
-          finite, outside the bounds or beyond the slew rate, out of ``commands``), ``left_behind``
-          (processes that were still there after the end), ``recovered`` (the robot was driven again
-          without a restart of the policy node; where that was what was killed, after its start);
-        - ``kinds``: for each ``injected``, ``safe_stops``, ``late``, ``recovered``, ``limit_s`` (the
-          largest), ``worst_s`` and ``median_s`` (from the fault to the stop; None: never) and
-          ``recovered_by`` (``itself``, ``reset``, ``activate``, ``configure``, ``start``: how often);
+          finite, outside the bounds or beyond the slew rate, out of ``commands``),
+          ``left_behind`` (processes that were still there after the end), ``recovered`` (the robot
+          was driven again without a restart of the policy node; where that was what was killed,
+          after its start);
+        - ``kinds``: for each ``injected``, ``safe_stops``, ``late``, ``recovered``, ``limit_s``
+          (the largest), ``worst_s`` and ``median_s`` (from the fault to the stop; None: never) and
+          ``recovered_by`` (``itself``, ``reset``, ``activate``, ``configure``, ``start``: how
+          often);
         - ``findings``: every fault without a safe stop and every one not recovered from, in words;
         - ``wrong_commands``: the first few of them.
 
@@ -91,10 +93,10 @@ def measure(
         policy = make_policy(bundle, folder / "bundle")
         walking = robot_task(policy.task, robot)
         order = plan(tuple(kinds) or possible(policy.task), faults, random)
-        chain = FaultChain(
-            folder, policy.path, policy.task, walking, {"command_timeout_s": COMMAND_TIMEOUT_S}
-        )
-        conductor = _Conductor(chain, random)
+        camera_hz = camera_rate(policy.task.control_hz)
+        parameters = {"command_timeout_s": COMMAND_TIMEOUT_S, "camera_hz": camera_hz}
+        chain = FaultChain(folder, policy.path, policy.task, walking, parameters)
+        conductor = _Conductor(chain, camera_hz, random)
         interrupted = False
         tally: dict[str, Any] = {}
         try:
@@ -130,7 +132,7 @@ def measure(
 def summary(each: Sequence[dict[str, Any]], tally: dict[str, Any]) -> dict[str, Any]:
     """Count what came of every fault; see :func:`measure`."""
     kinds: dict[str, Any] = {}
-    for kind in dict.fromkeys(one["kind"] for one in each):
+    for kind in (k for k in KINDS if any(one["kind"] == k for one in each)):
         of_kind = [one for one in each if one["kind"] == kind]
         times = [one["stopped_after_s"] for one in of_kind if one["stopped_after_s"] is not None]
         kinds[kind] = {
@@ -162,9 +164,9 @@ def summary(each: Sequence[dict[str, Any]], tally: dict[str, Any]) -> dict[str, 
 class _Conductor:
     """Injects one fault after the other, and follows what comes of it."""
 
-    def __init__(self, chain: FaultChain, random: np.random.Generator) -> None:
+    def __init__(self, chain: FaultChain, camera_hz: float, random: np.random.Generator) -> None:
         self.each: list[dict[str, Any]] = []
-        self._chain, self._random = chain, random
+        self._chain, self._camera_hz, self._random = chain, camera_hz, random
         self._unasked, self._falls = 0, 0
 
     def run(self, order: Sequence[str], report: Report) -> None:
@@ -178,7 +180,9 @@ class _Conductor:
         for number, kind in enumerate(order):
             report("faults", number, len(order))
             self._steady()
-            injection = draw(kind, self._chain.task, COMMAND_TIMEOUT_S, self._random)
+            injection = draw(
+                kind, self._chain.task, COMMAND_TIMEOUT_S, self._camera_hz, self._random
+            )
             self.each.append(self._inject(injection))
         report("faults", len(order), len(order))
 
@@ -192,10 +196,7 @@ class _Conductor:
 
     def _inject(self, injection: Injection) -> dict[str, Any]:
         chain, first = self._chain, len(self._chain.events())
-        if injection.kill:
-            at_ns = chain.kill(injection.kill)
-        else:
-            at_ns = chain.spoil(injection.topics)
+        at_ns = chain.kill(injection.kill) if injection.kill else chain.spoil(injection.topics)
         limit_s = injection.limit_s + ALLOWANCE_S
         stop = self._stop(injection, first, at_ns, limit_s + _PATIENCE_S)
         after_s = None if stop is None else (stop["ns"] - at_ns) / 1e9
@@ -204,7 +205,10 @@ class _Conductor:
         moved = stop is not None and self._moved_after(stop)
         over = len(chain.events())
         over_ns = self._end(injection)
-        recovered_by, recovery_s = self._recover(injection, over, over_ns)
+        if stop is None and not injection.kill and self._walking():
+            recovered_by, recovery_s = "itself", 0.0  # it has walked on all the while
+        else:
+            recovered_by, recovery_s = self._recover(injection, over, over_ns)
         stopped = stop is not None and said is not None and not moved
         late = stopped and after_s is not None and after_s > limit_s
         result = {
@@ -310,10 +314,10 @@ class _Conductor:
         while True:
             self._chain.check()
             newest = self._newest_command()
-            walked_s = (time.time_ns() - newest["ns"]) / 1e9 if newest and newest["moving"] else 0
-            if walked_s >= wanted_s:
+            moving = self._walking()
+            if newest is not None and moving and time.time_ns() - newest["ns"] >= 1e9 * wanted_s:
                 return
-            if newest is not None and not newest["moving"]:
+            if not moving:
                 self._unasked += 1
                 index = len(self._chain.events())
                 if not self._walks(index, _ITSELF_S):
@@ -336,6 +340,10 @@ class _Conductor:
             return line["event"] == "command" and bool(line["moving"])
 
         return self._chain.wait("watch", moving, first, limit_s) is not None
+
+    def _walking(self) -> bool:
+        newest = self._newest_command()
+        return newest is not None and bool(newest["moving"])
 
     def _newest_command(self) -> dict[str, Any] | None:
         return next((e for e in reversed(self._chain.events()) if e["event"] == "command"), None)

@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from fog_bringup.report_theme import Theme, axes, legend
+from fog_bringup.report_theme import Theme, axes
 
 _NEVER_S = 1.15
 """Faults without a stop are drawn at this many times the largest time."""
+_MARKS = (
+    ("safe stop", "o", "blue"),
+    ("stop that is not safe", "o", "orange"),
+    ("no stop", "x", "orange"),
+)
 
 
 def draw_faults(result: Mapping[str, Any], theme: Theme) -> Figure:
@@ -23,10 +28,11 @@ def draw_faults(result: Mapping[str, Any], theme: Theme) -> Figure:
     """
     counted, each = result["faults"], result["each"]
     kinds = list(counted["kinds"])
-    figure, (left, right) = axes(0.9 + 0.42 * len(kinds), 2, width_ratios=(2.2, 1), sharey=True)
+    figure, (left, right) = axes(1.3 + 0.42 * len(kinds), 2, width_ratios=(2.2, 1), sharey=True)
     times = [one["stopped_after_s"] or 0.0 for one in each]
     farthest = _NEVER_S * max(*times, *(counted["kinds"][k]["limit_s"] for k in kinds))
     random = np.random.default_rng(0)
+    labelled: set[str] = set()
     for row, kind in enumerate(kinds):
         of_kind = [one for one in each if one["kind"] == kind]
         # Each fault at its own limit: of a kind with several streams, several.
@@ -38,17 +44,19 @@ def draw_faults(result: Mapping[str, Any], theme: Theme) -> Figure:
                 linewidth=1.6,
                 label="limit" if row == 0 and limit_s == of_kind[0]["limit_s"] else None,
             )
-        for safe, color in ((True, theme.blue), (False, theme.orange)):
-            found = [one for one in of_kind if one["safe"] is safe]
+        for safe, mark, color in _MARKS:
+            found = [one for one in of_kind if _outcome(one) == safe]
             left.plot(
                 [_at(one, farthest) for one in found],
                 row + random.uniform(-0.2, 0.2, len(found)),
-                "o",
-                color=color,
-                markersize=4,
-                alpha=0.6,
+                mark,
+                color=getattr(theme, color),
+                markersize=4 if mark == "o" else 6,
+                alpha=0.7,
                 linewidth=0,
+                label=safe if found and safe not in labelled else None,
             )
+            labelled |= {safe} if found else set()
         recovered = [one["recovery_s"] for one in of_kind if one["recovery_s"] is not None]
         right.plot(
             recovered,
@@ -71,16 +79,17 @@ def draw_faults(result: Mapping[str, Any], theme: Theme) -> Figure:
         f"{counted['out_of_bounds']} commands out of bounds"
     )
     left.set(xlabel="from the fault to the stop, s", xlim=(0, 1.05 * farthest))
-    left.plot([], [], "o", color=theme.blue, markersize=4, label="safe stop")
-    if counted["safe_stops"] < counted["injected"]:
-        left.plot(
-            [], [], "o", color=theme.orange, markersize=4, label="not safe (at the edge: none)"
-        )
-    legend(left, loc="lower right")
+    figure.legend(loc="outside lower left", ncols=4, frameon=False)
     right.set_title(f"{counted['recovered']} recovered")
     right.set(xlabel="from its end to walking, s")
     right.set_xlim(left=0)
     return figure
+
+
+def _outcome(one: Mapping[str, Any]) -> str:
+    if one["stopped_after_s"] is None:
+        return "no stop"
+    return "safe stop" if one["safe"] else "stop that is not safe"
 
 
 def _at(one: Mapping[str, Any], farthest: float) -> float:
