@@ -205,10 +205,7 @@ class _Conductor:
         moved = stop is not None and self._moved_after(stop)
         over = len(chain.events())
         over_ns = self._end(injection)
-        if stop is None and not injection.kill and self._walking():
-            recovered_by, recovery_s = "itself", 0.0  # it has walked on all the while
-        else:
-            recovered_by, recovery_s = self._recover(injection, over, over_ns)
+        recovered_by, recovery_s = self._recover(injection, over, over_ns, stop is not None)
         stopped = stop is not None and said is not None and not moved
         late = stopped and after_s is not None and after_s > limit_s
         result = {
@@ -275,9 +272,13 @@ class _Conductor:
         chain.start(injection.kill)
         return at_ns
 
-    def _recover(self, injection: Injection, first: int, over_ns: int) -> tuple[str, float | None]:
+    def _recover(
+        self, injection: Injection, first: int, over_ns: int, stopped: bool
+    ) -> tuple[str, float | None]:
         """Get the robot to walk again by the least that does it: how, and how long it took, s."""
         chain, policy = self._chain, f"/{POLICY}"
+        if not stopped and not injection.kill and self._walking():
+            return "itself", 0.0  # it has walked on all the while
         patience_s = _START_S if injection.kill else _ITSELF_S
         if self._walks(first, patience_s):
             how = "start" if injection.kill else "itself"
