@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ def _show(
         print(json.dumps(figures, indent=1))
     else:
         print(text(figures))
+    if error := figures.get("error"):
+        print(f"fog: {error}", file=sys.stderr)
+        return 2
     return 130 if figures.get("interrupted") else 0
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fog_bringup.benchmarks.fault_chain import processes_with
 from fog_bringup.benchmarks.fault_kinds import KINDS, draw, limit_s, plan, possible, watched
 from fog_bringup.benchmarks.faults import ALLOWANCE_S, measure, summary
 from fog_bringup.benchmarks.faults_picture import draw_faults
@@ -179,6 +182,7 @@ def test_what_is_not_safe_is_counted_and_shown() -> None:
     assert len(found["findings"]) == 2
     result = {
         "policy": "none", "robot": "none", "faults": found, "each": each, "interrupted": True,
+        "error": "",
     }  # fmt: skip
     text = table(result)
     rows = [" ".join(line.split()) for line in text.splitlines()]
@@ -201,3 +205,20 @@ def test_impossible_options_are_refused() -> None:
         measure(None, faults=1, seed=0, kinds=("rust",))
     with pytest.raises(FogError, match="--robot rust"):
         measure(None, faults=1, seed=0, robot="rust")
+
+
+def test_what_is_left_behind_is_found_by_its_mark() -> None:
+    sleeper = ["sleep", "60"]
+    with (
+        subprocess.Popen(sleeper, env={"MARK_OF_THIS_TEST": "one"}) as marked,
+        subprocess.Popen(sleeper, env={"MARK_OF_THIS_TEST": "other"}) as other,
+    ):
+        try:
+            deadline = time.monotonic() + 10
+            while processes_with("MARK_OF_THIS_TEST", "one") != [marked.pid]:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        finally:
+            marked.kill()
+            other.kill()
+    assert processes_with("MARK_OF_THIS_TEST", "one") == []

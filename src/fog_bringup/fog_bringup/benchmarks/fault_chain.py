@@ -187,9 +187,17 @@ class FaultChain:
         """The end of a process's log, for a message."""
         return self._nodes.tail(name)
 
-    def left_behind(self) -> list[int]:
-        """Processes that are still there after the end, by id."""
-        return processes_with(_MARK, self.mark)
+    def end_left_behind(self) -> list[int]:
+        """Kill what is still there after the end of all processes, whoever started it.
+
+        Returns:
+            Their ids; none, unless something is wrong.
+        """
+        found = processes_with(_MARK, self.mark)
+        for number in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        return found
 
     def _topics(self, relay: str) -> dict[str, str]:
         image = self.task.image.topic

@@ -78,7 +78,8 @@ def measure(
         - ``findings``: every fault without a safe stop and every one not recovered from, in words;
         - ``wrong_commands``: the first few of them.
 
-        ``each``: every fault. ``picture``; ``interrupted``, whether Ctrl-C came before the end.
+        ``each``: every fault. ``picture``; ``interrupted``, whether Ctrl-C came before the end, and
+        ``error``, what else did, in words.
 
     Raises:
         FogError: An option is impossible, or the robot is not driven at all.
@@ -97,20 +98,19 @@ def measure(
         parameters = {"command_timeout_s": COMMAND_TIMEOUT_S, "camera_hz": camera_hz}
         chain = FaultChain(folder, policy.path, policy.task, walking, parameters)
         conductor = _Conductor(chain, camera_hz, random)
-        interrupted = False
-        tally: dict[str, Any] = {}
+        interrupted, trouble = False, ""
         try:
             with chain.running():
                 try:
                     conductor.run(order, report)
                 except KeyboardInterrupt:
                     interrupted = True
-                else:
-                    tally = chain.tally()
-        finally:
-            left_behind = chain.left_behind()
-        found = summary(conductor.each, tally or conductor.counted())
-        found["left_behind"] = len(left_behind)
+        except FogError as error:
+            if not conductor.each:
+                raise
+            trouble = str(error)  # what was found until then is worth telling
+        found = summary(conductor.each, conductor.tally)
+        found["left_behind"] = len(chain.end_left_behind())
         found["wrong_commands"] = conductor.wrong()[:10]
     result: dict[str, Any] = {
         "policy": policy.about,
@@ -119,6 +119,7 @@ def measure(
         "faults": found,
         "each": conductor.each,
         "interrupted": interrupted,
+        "error": trouble,
     }
     if picture is not None and conductor.each:
         picture.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +169,7 @@ class _Conductor:
         self.each: list[dict[str, Any]] = []
         self._chain, self._camera_hz, self._random = chain, camera_hz, random
         self._unasked, self._falls = 0, 0
+        self.tally: dict[str, Any] = {"commands": 0, "out_of_bounds": 0}
 
     def run(self, order: Sequence[str], report: Report) -> None:
         """Inject faults of these kinds."""
@@ -183,18 +185,18 @@ class _Conductor:
             injection = draw(
                 kind, self._chain.task, COMMAND_TIMEOUT_S, self._camera_hz, self._random
             )
-            self.each.append(self._inject(injection))
+            while (result := self._inject(injection)) is None:
+                self._steady()
+            self.each.append(result)
+            self.tally = self._chain.tally()
         report("faults", len(order), len(order))
-
-    def counted(self) -> dict[str, Any]:
-        """What the watch had counted when it was last asked, and what it has said since."""
-        return {"out_of_bounds": len(self.wrong()), "commands": None}
 
     def wrong(self) -> list[list[str]]:
         """What was wrong with every command that should not have been sent."""
         return [e["problems"] for e in self._chain.events() if e["event"] == "wrong"]
 
-    def _inject(self, injection: Injection) -> dict[str, Any]:
+    def _inject(self, injection: Injection) -> dict[str, Any] | None:
+        """What came of a fault; None when the robot had stopped by itself just before."""
         chain, first = self._chain, len(self._chain.events())
         at_ns = chain.kill(injection.kill) if injection.kill else chain.spoil(injection.topics)
         limit_s = injection.limit_s + ALLOWANCE_S
@@ -206,6 +208,9 @@ class _Conductor:
         over = len(chain.events())
         over_ns = self._end(injection)
         recovered_by, recovery_s = self._recover(injection, over, over_ns, stop is not None)
+        if stop is None and not injection.by_robot and not self._walked_at(at_ns):
+            self._unasked += 1
+            return None
         stopped = stop is not None and said is not None and not moved
         late = stopped and after_s is not None and after_s > limit_s
         result = {
@@ -345,6 +350,11 @@ class _Conductor:
     def _walking(self) -> bool:
         newest = self._newest_command()
         return newest is not None and bool(newest["moving"])
+
+    def _walked_at(self, ns: int) -> bool:
+        """Whether the robot was driven at that moment."""
+        before = [e for e in self._chain.events() if e["event"] == "command" and e["ns"] <= ns]
+        return bool(before) and bool(before[-1]["moving"])
 
     def _newest_command(self) -> dict[str, Any] | None:
         return next((e for e in reversed(self._chain.events()) if e["event"] == "command"), None)

@@ -50,6 +50,8 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append(f"picture: {result['picture']}")
     if result["interrupted"]:
         lines.append("interrupted before the last fault")
+    if result["error"]:
+        lines.append(f"ended before the last fault: {result['error']}")
     return "\n".join(lines)
 
 
