@@ -161,7 +161,7 @@ def test_every_rule_stops_the_robot_and_says_why(
     bundle: Path, robot: WatchedRobot, node_environment: dict[str, str]
 ) -> None:
     command = ["policy_node", "--ros-args", "-p", f"bundle:={json.dumps(str(bundle))}"]
-    command += ["-p", "autostart:=true", "-p", "backend:=torch"]
+    command += ["-p", "autostart:=true", "-p", "check_s:=0.0", "-p", "backend:=torch"]
     with NodeProcess(command, node_environment) as node:
         robot.wait(lambda: any(any(s.values) for s in robot.sent), "the robot is not driven", 60.0)
         for rule in RULES:
@@ -210,7 +210,7 @@ def test_a_clock_that_stands_still_stops_the_robot(
     fast = WatchedRobot(watched_task, speed=2.0)
     try:
         command = ["policy_node", "--ros-args", "-p", f"bundle:={json.dumps(str(bundle))}"]
-        command += ["-p", "autostart:=true", "-p", "use_sim_time:=true"]
+        command += ["-p", "autostart:=true", "-p", "check_s:=0.0", "-p", "use_sim_time:=true"]
         with NodeProcess(command, node_environment):
             fast.wait(lambda: any(any(s.values) for s in fast.sent), "it is not driven", 60.0)
             fast.silent = set(fast.topics) | {"/joy", "/battery_state", "/motor_temperature"}
