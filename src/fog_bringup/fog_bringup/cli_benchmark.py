@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import subcommand
+from tyro.conf import Positional, subcommand
 
 
-def _show(measure: Callable[[], dict[str, Any]], as_json: bool) -> int:
-    """Measure, and print one JSON object, or the same values as lines."""
+def _show(
+    measure: Callable[[], dict[str, Any]],
+    as_json: bool,
+    text: Callable[[dict[str, Any]], str] = lambda figures: "\n".join(_lines(figures, "")),
+) -> int:
+    """Measure, and print one JSON object, or the same values for a person."""
     figures = measure()
     if as_json:
         print(json.dumps(figures, indent=1))
-        return 0
-    for line in _lines(figures, ""):
-        print(line)
-    return 0
+    else:
+        print(text(figures))
+    if error := figures.get("error"):
+        print(f"fog: {error}", file=sys.stderr)
+        return 2
+    return 130 if figures.get("interrupted") else 0
 
 
 def _lines(value: Any, name: str) -> list[str]:
@@ -195,6 +203,88 @@ class GradientBenchmark:
 
 
 @dataclass
+class DeploymentBenchmark:
+    """The control loop in real time: achieved rate, latency, jitter and memory."""
+
+    bundle: Positional[Path | None] = None
+    """Bundle folder; an untrained policy of the usual size when none is given."""
+    json: bool = False
+    """Print one JSON object."""
+    minutes: float = 10.0
+    """Length of the run at each rate."""
+    rates: tuple[float, ...] = (5.0, 20.0)
+    """Control rates, Hz; where they are not the bundle's, its networks run at a rate that they were
+    not trained for."""
+    robot: Literal["task", "synthetic"] = "task"
+    """``task``: the simulated robot of the policy's task; ``synthetic``: one without physics and
+    with a drawn picture, on the same topics, which needs less of the processor."""
+    camera_hz: float = 0.0
+    """Rate of the camera, 50 Hz divided by a whole number; 0: 10 Hz, or the next one that is not
+    below the control rate."""
+    image_size: int = 64
+    """Rows and columns that an untrained policy sees."""
+    picture: Path | None = Path("runs/benchmark_deployment.png")
+    """PNG of latency, rhythm and memory over time."""
+
+    def run(self) -> int:
+        """Measure."""
+        from fog_bringup.benchmarks.deployment import measure
+
+        return _show(
+            lambda: measure(
+                self.bundle,
+                minutes=self.minutes,
+                rates=self.rates,
+                robot=self.robot,
+                camera_hz=self.camera_hz,
+                image_size=self.image_size,
+                picture=self.picture,
+            ),
+            self.json,
+        )
+
+
+@dataclass
+class FaultsBenchmark:
+    """Faults while a robot walks: does it stop, in time, for the right reason, and go on?"""
+
+    bundle: Positional[Path | None] = None
+    """Bundle folder; an untrained policy that walks in circles when none is given."""
+    json: bool = False
+    """Print one JSON object; otherwise a table."""
+    faults: int = 200
+    """How many."""
+    seed: int = 0
+    """Of their order, details and moments."""
+    kinds: tuple[str, ...] = ()
+    """Only these: killed_camera, frozen_camera, delayed_stream, corrupt_image, nan_joints,
+    restarted_robot, killed_policy, clock_jump; all when none are given."""
+    robot: Literal["task", "synthetic"] = "task"
+    """``task``: the simulated robot of the policy's task; ``synthetic``: one without physics and
+    with a drawn picture, on the same topics, which needs less of the processor."""
+    picture: Path | None = Path("runs/benchmark_faults.png")
+    """PNG of every fault's time to the stop and to recovery."""
+
+    def run(self) -> int:
+        """Measure."""
+        from fog_bringup.benchmarks.faults import measure
+        from fog_bringup.benchmarks.faults_table import table
+
+        return _show(
+            lambda: measure(
+                self.bundle,
+                faults=self.faults,
+                seed=self.seed,
+                robot=self.robot,
+                kinds=self.kinds,
+                picture=self.picture,
+            ),
+            self.json,
+            table,
+        )
+
+
+@dataclass
 class Benchmark:
     """Measure rates and ratios on this machine."""
 
@@ -205,6 +295,8 @@ class Benchmark:
         | Annotated[TrainingBenchmark, subcommand("training")]
         | Annotated[ImaginationBenchmark, subcommand("imagination")]
         | Annotated[GradientBenchmark, subcommand("gradient")]
+        | Annotated[DeploymentBenchmark, subcommand("deployment")]
+        | Annotated[FaultsBenchmark, subcommand("faults")]
     )
 
     def run(self) -> int:

@@ -31,12 +31,16 @@ class NodeProcesses:
     Args:
         logs: Folder for what each node prints, ``<name>.log``.
         domain_id: ROS_DOMAIN_ID of all.
+        environment: Further variables of all.
     """
 
-    def __init__(self, logs: Path, domain_id: int) -> None:
+    def __init__(
+        self, logs: Path, domain_id: int, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._logs = logs
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._environment = {**os.environ, "ROS_DOMAIN_ID": str(domain_id), "PYTHONUNBUFFERED": "1"}
+        self._environment.update(environment or {})
         prepare(self._environment)
         self._signals = contextlib.ExitStack()
 
@@ -56,28 +60,89 @@ class NodeProcesses:
             self._end_all()
         self._signals.close()
 
-    def start(self, name: str, command: Sequence[str], parameters: Mapping[str, Any]) -> None:
-        """Start a node.
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        parameters: Mapping[str, Any],
+        *,
+        remappings: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a node; one that has ended is started anew, and its log goes on.
 
         Args:
             name: For messages and the log file.
             command: Command line without ROS arguments.
             parameters: Of the node.
+            remappings: Name -> the name that is used instead.
         """
         arguments = ["--ros-args"]
         for key, value in parameters.items():
             # JSON is YAML, which is how ROS reads a parameter's value.
             arguments += ["-p", f"{key}:={json.dumps(value)}"]
+        for old, new in (remappings or {}).items():
+            arguments += ["-r", f"{old}:={new}"]
         self._logs.mkdir(parents=True, exist_ok=True)
-        with (self._logs / f"{name}.log").open("w") as log:
+        with self.log(name).open("a" if name in self._processes else "w") as log:
             self._processes[name] = subprocess.Popen(
                 [*command, *arguments],
                 env=self._environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
+
+    def log(self, name: str) -> Path:
+        """Where a node's output goes."""
+        return self._logs / f"{name}.log"
+
+    def pid(self, name: str) -> int:
+        """Process id of a node."""
+        return self._processes[name].pid
+
+    def tell(self, name: str, line: str) -> None:
+        """Write a line to a node's standard input.
+
+        Raises:
+            FogError: It has ended.
+        """
+        stdin = self._processes[name].stdin
+        assert stdin is not None
+        try:
+            stdin.write(f"{line}\n")
+            stdin.flush()
+        except BrokenPipeError as error:
+            raise FogError(f"{name} has ended.{self.tail(name)}") from error
+
+    def end(self, name: str, number: signal.Signals, limit_s: float) -> int:
+        """Send a node a signal, and wait for its end.
+
+        Returns:
+            Its exit status, minus the signal's number where a signal ended it.
+
+        Raises:
+            FogError: It goes on.
+        """
+        process = self._processes[name]
+        process.send_signal(number)
+        try:
+            status = process.wait(limit_s)
+        except subprocess.TimeoutExpired as error:
+            tail = self.tail(name)
+            raise FogError(f"{name} has not ended within {limit_s:g} s.{tail}") from error
+        _close_input(process)
+        return status
+
+    def check(self, names: Sequence[str]) -> None:
+        """See whether nodes are running.
+
+        Raises:
+            FogError: One has ended.
+        """
+        for name in names:
+            if (status := self._processes[name].poll()) is not None:
+                raise FogError(self._ended(name, status))
 
     def wait_for(
         self, name: str, limit_s: float, on_line: Callable[[str], None] = lambda line: None
@@ -93,7 +158,7 @@ class NodeProcesses:
             FogError: It failed, took too long, or another node ended before it.
         """
         deadline = time.monotonic() + limit_s
-        with (self._logs / f"{name}.log").open() as log:
+        with self.log(name).open() as log:
             while True:
                 status = self._processes[name].poll()
                 for line in log:
@@ -104,7 +169,7 @@ class NodeProcesses:
                     if other != name and process.poll() is not None:
                         raise FogError(self._ended(other, process.returncode))
                 if time.monotonic() > deadline:
-                    raise FogError(f"{name} took longer than {limit_s:.0f} s.{self._tail(name)}")
+                    raise FogError(f"{name} took longer than {limit_s:.0f} s.{self.tail(name)}")
                 time.sleep(_POLL_S)
         if status != 0:
             raise FogError(self._ended(name, status))
@@ -117,15 +182,15 @@ class NodeProcesses:
             for line in self._lines(other)
             if "[ERROR]" in line or line.startswith("error: ")
         )
-        return f"{name} ended with exit status {status}.{self._tail(name)}{errors}"
+        return f"{name} ended with exit status {status}.{self.tail(name)}{errors}"
 
     def _lines(self, name: str) -> list[str]:
-        path = self._logs / f"{name}.log"
-        return path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+        return self.log(name).read_text(errors="replace").splitlines()[-_TAIL_LINES:]
 
-    def _tail(self, name: str) -> str:
+    def tail(self, name: str) -> str:
+        """The end of a node's log, for a message."""
         shown = "\n".join(f"  {line}" for line in self._lines(name))
-        return f" The end of {self._logs / f'{name}.log'}:\n{shown}"
+        return f" The end of {self.log(name)}:\n{shown}"
 
     def _end_all(self) -> None:
         for number, patience_s in _ESCALATION:
@@ -136,3 +201,11 @@ class NodeProcesses:
             for process in running:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, deadline - time.monotonic()))
+        for process in self._processes.values():
+            _close_input(process)
+
+
+def _close_input(process: subprocess.Popen[str]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()

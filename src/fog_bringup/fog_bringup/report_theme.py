@@ -97,15 +97,23 @@ Draw = Callable[[Theme], Figure]
 """Draws a figure in the colours of a theme."""
 
 
-def png(draw: Draw, theme: Theme) -> bytes:
-    """Draw a figure in a theme; nothing of matplotlib's global state is changed."""
+def png(draw: Draw, theme: Theme, *, background: str | None = None) -> bytes:
+    """Draw a figure in a theme; nothing of matplotlib's global state is changed.
+
+    Args:
+        draw: Draws it.
+        theme: Its colours.
+        background: A colour, for a picture that stands alone; None: transparent.
+    """
     with mpl.rc_context():
         mpl.rcParams.update(_settings(theme))
         figure = draw(theme)
         if not isinstance(figure.canvas, FigureCanvasAgg):
             FigureCanvasAgg(figure)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=DPI, transparent=True)
+        clear = background is None
+        colour = {} if clear else {"facecolor": background}
+        figure.savefig(buffer, format="png", dpi=DPI, transparent=clear, **colour)
     return buffer.getvalue()
 
 

@@ -112,6 +112,8 @@ class RobotLoop:
         self.now_ns = 0
         """Robot time of what was published last, ns."""
         self.paused = False
+        self.obeying = False
+        """Whether a command is in force; without one, or once it is too old, the robot stands."""
         self.held_s = 0.0
         """Wall time for which robot time has waited for commands, s."""
         self.given_up = 0
@@ -398,5 +400,7 @@ class RobotLoop:
     def _current_command(self) -> npt.NDArray[np.float64]:
         command = self._command
         if command is None or self.now_ns - command[1] > self.command_timeout_s * 1e9:
+            self.obeying = False
             return self._zero
+        self.obeying = True
         return command[0]

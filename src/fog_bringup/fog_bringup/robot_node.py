@@ -141,6 +141,7 @@ class RobotNode(FogNode):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
         self.add_on_set_parameters_callback(self._on_parameters)
+        self._obeying = False
         self._seconds = 0
         self._factors: deque[float] = deque(maxlen=_LOG_EVERY)
         self.every(1.0, self._report)
@@ -172,11 +173,21 @@ class RobotNode(FogNode):
             self._topics[topic].publish(data)
         if frame.first:
             self._publish_time(frame)
+        if self._loop.obeying != self._obeying:
+            self._obeying = self._loop.obeying
+            self._tell_command()
 
     def _publish_time(self, frame: Frame) -> None:
         if self._publish_clock:
             clock = messages.make("rosgraph_msgs/msg/Clock", clock=messages.stamp(frame.stamp_ns))
             self._clock_publisher.publish(messages.serialise(clock))
+
+    def _tell_command(self) -> None:
+        """Say at once when the robot begins or ceases to be commanded."""
+        limit_s = self._loop.command_timeout_s
+        topic = self._task.action.topic
+        text = "obeying" if self._obeying else f"standing: no command for {limit_s:g} s on {topic}"
+        self.diagnose("command", OK if self._obeying else WARN, text, {"timeout_s": limit_s})
 
     def _on_failure(self, error: Exception) -> None:
         """Runs in the robot's thread."""

@@ -160,6 +160,7 @@ def test_a_command_is_obeyed_until_it_times_out() -> None:
         run.limit, run.reached = 31, threading.Event()
         run.go_on.set()
         assert run.reached.wait(10.0)
+    assert not run.loop.obeying
     moved = np.diff(run.positions()[:31])
     # given at 0 ms, obeyed up to and including the step that begins at 200 ms
     assert moved == pytest.approx([0.02] * 11 + [0.0] * 19)

@@ -16,8 +16,9 @@ import numpy.typing as npt
 _JITTER_BIN_MS = 0.01
 _JITTER_BINS = 10_000
 """Jitter is counted in bins, up to 100 ms: at 50 Hz, values would fill the memory in the end."""
-_SERIES = 5000
-"""The written report holds so many of the newest latencies and intervals, for its picture."""
+_SERIES = 15_000
+"""The written report holds so many of the newest latencies and intervals, for its picture: those of
+ten minutes at 20 Hz and more."""
 
 
 class ControlReport:

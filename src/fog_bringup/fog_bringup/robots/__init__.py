@@ -11,7 +11,7 @@ from fog_world_model.task import TaskConfig
 
 __all__ = ["Observation", "Robot", "make_robot"]
 
-ROBOTS = ("go2", "pusht")
+ROBOTS = ("go2", "pusht", "synthetic")
 
 
 def make_robot(task: TaskConfig, **overrides: Any) -> Robot:
@@ -39,6 +39,10 @@ def make_robot(task: TaskConfig, **overrides: Any) -> Robot:
         from fog_bringup.robots.pusht import PushTRobot
 
         return PushTRobot(task, **overrides)
+    if task.robot == "synthetic":
+        from fog_bringup.robots.synthetic import SyntheticRobot
+
+        return SyntheticRobot(task, **overrides)
     raise FogError(
         f"task '{task.name}': no simulated robot '{task.robot}'; known are {', '.join(ROBOTS)}"
     )

@@ -1,0 +1,193 @@
+"""How a fault is judged, on a chain of processes that is only told: no ROS, no waiting."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fog_bringup.benchmarks import faults
+from fog_bringup.tasks import find_task
+
+JOINTS = "proprioception: not finite: /joint_states position.FR_hip_joint"
+
+
+class ToldChain:
+    """A robot that walks, stops as it is told, and is got to walk again by what it is told.
+
+    Args:
+        stop_s: From the fault to the zero command; None: it walks on.
+        says: On /diagnostics.
+        goes_on_by: ``itself``, ``reset``, ``activate``, ``restart`` or nothing.
+        twitches: A command that is not zero comes while the fault goes on.
+    """
+
+    def __init__(
+        self,
+        stop_s: float | None = 0.01,
+        says: str = JOINTS,
+        goes_on_by: str = "itself",
+        *,
+        twitches: bool = False,
+    ) -> None:
+        self.task = find_task("reach_cube")
+        self.asked: list[str] = []
+        self._stop_s, self._says, self._goes_on_by = stop_s, says, goes_on_by
+        self._twitches = twitches
+        self._told: list[dict[str, Any]] = []
+        self._command(True, time.time_ns() - 10**9)
+
+    def spoil(self, topics: Mapping[str, Any]) -> int:
+        at_ns = time.time_ns()
+        if topics and self._stop_s is not None:
+            stop_ns = at_ns + round(self._stop_s * 1e9)
+            self._command(False, stop_ns)
+            self._told.append(
+                {
+                    "event": "diagnostics",
+                    "ns": stop_ns + 1,
+                    "name": "policy_node: control",
+                    "level": 2,
+                    "text": self._says,
+                }
+            )
+            if self._twitches:
+                self._command(True, stop_ns + 2)
+                self._command(False, stop_ns + 3)
+        elif not topics and self._stop_s is not None:
+            self._done("itself")
+        return at_ns
+
+    def request(self, **content: Any) -> None:
+        name = content.get("transition") or content["trigger"].rpartition("/")[2]
+        self.asked.append(name)
+        self._done({"reset_emergency_stop": "reset"}.get(name, name))
+
+    def kill(self, name: str) -> int:
+        self.asked.append(f"kill {name}")
+        return time.time_ns()
+
+    def start(self, name: str) -> None:
+        self._done("restart")
+
+    def tally(self) -> dict[str, Any]:
+        return {"commands": 10, "out_of_bounds": 0}
+
+    def check(self) -> None:
+        pass
+
+    def tail(self, name: str) -> str:
+        return ""
+
+    def events(self) -> list[dict[str, Any]]:
+        return self._told
+
+    def wait(
+        self, name: str, condition: Callable[[dict[str, Any]], bool], first: int, limit_s: float
+    ) -> dict[str, Any] | None:
+        return next((line for line in self._told[first:] if condition(line)), None)
+
+    def _command(self, moving: bool, ns: int) -> None:
+        self._told.append({"event": "command", "ns": ns, "moving": moving})
+
+    def _done(self, what: str) -> None:
+        if what == self._goes_on_by and not self._told[-1].get("moving"):
+            self._command(True, time.time_ns())
+
+
+@pytest.fixture(autouse=True)
+def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "_STEADY_S", (0.0, 0.001))
+    monkeypatch.setattr(faults, "_LASTS_S", (0.0, 0.001))
+
+
+def inject(chain: ToldChain) -> dict[str, Any]:
+    conductor = faults._Conductor(chain, 10.0, np.random.default_rng(0))  # type: ignore[arg-type]
+    conductor.run(["nan_joints"], lambda *arguments: None)
+    assert conductor.tally["commands"] == 10
+    (result,) = conductor.each
+    return result
+
+
+def test_a_safe_stop() -> None:
+    result = inject(ToldChain())
+    assert result["safe"] and result["recovered"] and not result["late"]
+    assert result["stopped_after_s"] == pytest.approx(0.01, abs=1e-6)
+    assert result["reason"] == JOINTS
+    assert result["recovered_by"] == "itself"
+    assert result["finding"] == ""
+
+
+def test_a_robot_that_walks_on_is_a_finding() -> None:
+    chain = ToldChain(stop_s=None)
+    result = inject(chain)
+    assert not result["safe"] and result["stopped_after_s"] is None
+    assert "no stop within" in result["finding"]
+    assert chain.asked == [], "nothing has to be got to walk that has never stopped"
+
+
+def test_a_stop_for_another_reason_is_none() -> None:
+    result = inject(ToldChain(says="image: /camera/image_raw is 0.51 s old (limit 0.5 s)"))
+    assert not result["safe"] and result["reason"] is None
+    assert "it was: image: /camera/image_raw" in result["finding"]
+
+
+def test_a_stop_after_the_limit_is_late() -> None:
+    # The joints may be 0.3 s old; 0.05 s are allowed beyond that.
+    assert inject(ToldChain(stop_s=0.34))["safe"]
+    result = inject(ToldChain(stop_s=0.36))
+    assert result["late"] and not result["safe"]
+    assert result["finding"].endswith("stopped after 0.360 s, limit 0.350 s")
+
+
+def test_a_twitch_while_the_fault_goes_on_is_not_safe() -> None:
+    result = inject(ToldChain(twitches=True))
+    assert not result["safe"] and not result["stayed"]
+    assert "driven again while the fault went on" in result["finding"]
+
+
+@pytest.mark.parametrize(
+    ("goes_on_by", "recovered", "asked"),
+    [
+        ("reset", True, ["reset_emergency_stop"]),
+        ("activate", True, ["reset_emergency_stop", "deactivate", "activate"]),
+        (
+            "restart",
+            False,
+            [
+                *("reset_emergency_stop", "deactivate", "activate", "deactivate", "cleanup"),
+                *("configure", "activate", "kill policy_node"),
+            ],
+        ),
+    ],
+)
+def test_the_least_that_helps_is_what_counts(
+    goes_on_by: str, recovered: bool, asked: list[str]
+) -> None:
+    chain = ToldChain(goes_on_by=goes_on_by)
+    result = inject(chain)
+    assert result["recovered"] is recovered and result["recovered_by"] == goes_on_by
+    assert chain.asked == asked
+    assert ("without a restart" in result["finding"]) is not recovered
+
+
+def test_a_fault_that_finds_the_robot_standing_is_repeated() -> None:
+    class StandsFirst(ToldChain):
+        """The robot stops by itself at the moment of the first fault."""
+
+        faults = 0
+
+        def spoil(self, topics: Mapping[str, Any]) -> int:
+            self.faults += bool(topics)
+            if self.faults > 1:
+                return super().spoil(topics)
+            self._command(not topics, time.time_ns() - 1)
+            return time.time_ns()
+
+    chain = StandsFirst()
+    result = inject(chain)
+    assert chain.faults == 2
+    assert result["safe"] and result["unasked_stops"] == 1
