@@ -18,7 +18,7 @@ import torch
 from fog_bringup.tasks import find_task
 from fog_policy.actor_critic import Actor, ActorCriticConfig
 from fog_policy.bundle import Bundle, load_bundle, write_bundle
-from fog_policy.control_loop import Controller
+from fog_policy.decision import Controller
 from fog_policy.inference_backend import choose
 from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import PRESETS, LocalModel, LocalModelConfig

@@ -138,7 +138,11 @@ class PushTRobot(Robot):
                 return np.asarray(random.uniform(*_START_PX, size=2))
             turn = way + math.radians(random.uniform(-self._behind_deg, self._behind_deg))
             distance = random.uniform(*_BEHIND_PX)
-            return np.array(centre) + distance * np.array([math.cos(turn), math.sin(turn)])
+            x_px, y_px = (
+                centre[0] + distance * math.cos(turn),
+                centre[1] + distance * math.sin(turn),
+            )
+            return np.array([x_px, y_px])
 
         pusher = draw()
         while float(tee.gap(pusher, block)) <= 1.0:  # touching, it would shove the block away
