@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from fog_policy.policy_training import PolicyLoopConfig, PolicyResult
 
 _DEFAULT = FogConfig()
-_OF_FOG = ("environments", "horizon", "imagined_episode", "contexts", "sampling_steps", "precision",
-           "gamma", "entropy_target", "sample_prior", "local_share", "refresh_steps",
-           "buffer_steps", "check_every")  # fmt: skip
+_OF_FOG = ("environments", "horizon", "imagined_episode", "contexts", "context_within",
+           "sampling_steps", "precision", "gamma", "actor_passes", "entropy_target",
+           "sample_prior", "local_share", "refresh_steps", "buffer_steps",
+           "check_every")  # fmt: skip
 """Options that set something of the decoupled update."""
 
 
@@ -68,12 +69,16 @@ class TrainPolicy(Training):
     """Imagined steps after which an environment starts from another recorded context."""
     contexts: int = _DEFAULT.contexts
     """Most recorded contexts that are kept to start from."""
+    context_within: int = _DEFAULT.context_within
+    """Contexts end within the first so many steps of their episodes; 0: anywhere in them."""
     sampling_steps: int = _DEFAULT.sampling_steps
     """Denoising steps per frame; 0: as the model was made."""
     precision: Literal["auto", "float32", "bfloat16"] = _DEFAULT.precision
     """Of the global model; auto: bfloat16 where the device has instructions for it."""
     gamma: float = _DEFAULT.gamma
     """Discount per step."""
+    actor_passes: int = _DEFAULT.actor_passes
+    """Steps of the actor per rollout; after the first the local model says what they change."""
     entropy_target: float = _DEFAULT.entropy_target
     """Entropy per action field, nats, that the weight of the entropy is learned for; negative."""
     sample_prior: bool = _DEFAULT.sample_prior
@@ -145,9 +150,11 @@ class TrainPolicy(Training):
             horizon_end=last if last != first else 0,
             imagined_episode=self.imagined_episode,
             contexts=self.contexts,
+            context_within=self.context_within,
             sampling_steps=self.sampling_steps,
             precision=self.precision,
             gamma=self.gamma,
+            actor_passes=self.actor_passes,
             entropy_target=self.entropy_target,
             sample_prior=self.sample_prior,
             local_share=self.local_share,

@@ -77,6 +77,7 @@ def _in_imagination(window: str, *, with_global: bool) -> Callable[[Any, Sources
             store,
             length=max(config.context, global_model.context_frames),
             count=config.contexts,
+            within=config.context_within,
             seed=config.seed,
             device=device_of(config.device),
         )

@@ -39,7 +39,7 @@ def task() -> TaskConfig:
     return dataclasses.replace(
         task,
         episode=dataclasses.replace(task.episode, max_steps=9),
-        safety=dataclasses.replace(task.safety, slew_per_s=(0.6, 6.0)),
+        safety=dataclasses.replace(task.safety, slew_per_s=(0.3, 2.4)),
     )
 
 
@@ -112,7 +112,7 @@ def test_a_batch_commands_what_the_deployed_loop_commands(
         np.testing.assert_allclose(coverage[1:], theirs[:, 2], atol=1e-4)
     # The comparison is of something: commands differ, and the slew rate has cut the first ones.
     assert np.std([g[:, 0] for g in given], axis=(0, 1)).min() > 0.01
-    assert np.abs(np.array(given)[:, 0, 0, 0]).max() == pytest.approx(0.6 / 5.0)
+    assert np.abs(np.array(given)[:, 0, 0, 0]).max() == pytest.approx(0.3 / 5.0)
     assert [f.shape for f in found.frames] == [(10, 96, 96, 3)] * 2
     assert [len(c) for c in found.coverage] == [10] * 5
 

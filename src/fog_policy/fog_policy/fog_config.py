@@ -24,6 +24,9 @@ class FogConfig:
     """Recorded observations that an environment starts from."""
     contexts: int = 1024
     """Most contexts that are kept on the device to start from."""
+    context_within: int = 0
+    """Contexts end within the first so many steps of their episodes, near where the robot starts;
+    0: anywhere in them."""
     sampling_steps: int = 0
     """Denoising steps per frame; 0 takes the global model's own number."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -83,8 +86,8 @@ class FogConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise FogError(f"{name} is {getattr(self, name)}; expected more than 0")
-        for name in ("horizon_end", "sampling_steps", "refresh_steps", "buffer_steps",
-                     "check_every", "temperature_rate"):  # fmt: skip
+        for name in ("horizon_end", "context_within", "sampling_steps", "refresh_steps",
+                     "buffer_steps", "check_every", "temperature_rate"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise FogError(f"{name} is {getattr(self, name)}; expected 0 or more")
         for name in ("gamma", "lambda_", "local_share", "target_rate"):

@@ -27,6 +27,9 @@ class PpoConfig:
     """Recorded observations that an environment starts from."""
     contexts: int = 1024
     """Most contexts that are kept on the device to start from."""
+    context_within: int = 0
+    """Contexts end within the first so many steps of their episodes, near where the robot starts;
+    0: anywhere in them."""
     sampling_steps: int = 0
     """Denoising steps per frame; 0 takes the global model's own number."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -78,7 +81,8 @@ class PpoConfig:
                      "gradient_clip", "refresh_batch", "refresh_rate"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise FogError(f"{name} is {getattr(self, name)}; expected more than 0")
-        for name in ("horizon", "sampling_steps", "entropy", "refresh_steps", "buffer_steps"):
+        for name in ("horizon", "context_within", "sampling_steps", "entropy", "refresh_steps",
+                     "buffer_steps"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise FogError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if self.schedule not in ("fixed", "adaptive"):

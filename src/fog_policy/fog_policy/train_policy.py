@@ -40,6 +40,7 @@ def fog_trainer(
         store,
         length=max(config.context, global_model.context_frames),
         count=config.contexts,
+        within=config.context_within,
         seed=config.seed,
         device=device_of(config.device),
     )

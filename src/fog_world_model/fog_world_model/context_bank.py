@@ -95,6 +95,7 @@ class ContextBank:
         length: int,
         count: int = 1024,
         which: ContextFilter | None = None,
+        within: int = 0,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> ContextBank:
@@ -105,17 +106,25 @@ class ContextBank:
             length: Observations in a context, at least the model's ``context_frames``.
             count: Most contexts that are kept; where more fit they are drawn without replacement.
             which: Episodes; those of the training split unless given.
+            within: Contexts end within the first so many steps of an episode, as what follows
+                begins there on the robot; 0: anywhere.
             seed: Seed of the choice and of the order.
             device: Where they are kept.
 
         Raises:
-            FogError: No episode fits, or none is long enough.
+            FogError: No episode fits, none is long enough, or ``within`` has no room for one.
         """
+        if 0 < within < length:
+            raise FogError(
+                f"contexts of {length} steps do not end within the first {within} of an episode; "
+                f"expected at least {length}, or 0 for anywhere"
+            )
         which = which or ContextFilter()
         places, numbers = [], []
         chosen = which.choose(store)
         for index in chosen:
-            start, room = int(store.starts[index]), int(store.lengths[index]) - length + 1
+            start, steps = int(store.starts[index]), int(store.lengths[index])
+            room = (min(steps, within) if within else steps) - length + 1
             places += list(range(start, start + room))
             numbers += [index] * max(room, 0)
         if not places:

@@ -59,6 +59,17 @@ def test_only_chosen_episodes(
     assert set(bank.episodes.tolist()) == expected
 
 
+def test_contexts_from_the_beginnings_of_episodes(marked_store: EpisodeStore) -> None:
+    """Of 10 steps, contexts of 4 that end within the first 6: they begin at 0, 1 and 2."""
+    bank = ContextBank.load(marked_store, length=4, within=6)
+    image = bank.at(torch.arange(len(bank))).image
+    steps = ((image[:, :, 1, 0, 0] + 1) * 127.5).round().int()
+    first = steps[:, 0] - steps[:, 0].min()
+    assert sorted(first.tolist()) == sorted([0, 1, 2] * 6)
+    with pytest.raises(FogError, match=r"of 4 steps do not end within the first 3 .* at least 4"):
+        ContextBank.load(marked_store, length=4, within=3)
+
+
 def test_contexts_are_the_recorded_rows(coded_store: EpisodeStore) -> None:
     """Equal to windows read from the store, to the bit."""
     bank = ContextBank.load(coded_store, length=3, count=16, seed=4)
