@@ -190,6 +190,10 @@ def test_in_shadow_it_computes_and_publishes_nothing(
     driver = robot.node.create_publisher(Twist, "/cmd_vel", 10)
     twist = Twist()
     twist.linear.x = 0.1  # what somebody else tells the robot
+    proposed: list[float] = []
+    robot.node.create_subscription(
+        Twist, "/policy_node/proposed_command", lambda m: proposed.append(m.linear.x), 10
+    )
     with NodeProcess(command, node_environment) as node:
         node.wait_for("driving, in shadow", 60.0)
         for _ in range(30):
@@ -198,6 +202,8 @@ def test_in_shadow_it_computes_and_publishes_nothing(
         assert node.stop() == 0
     assert robot.commands
     assert {x for _, x in robot.commands} == {0.1}, "a command of the node's own"
+    assert len(proposed) > 5
+    assert set(proposed) == {pytest.approx(0.4, abs=1e-6)}, "what it wants is on a topic of its own"
     report = json.loads(report_path.read_text())
     assert report["published"] == 0
     assert report["commands"] > 5

@@ -247,7 +247,10 @@ class ControlLoop:
             self._filter.in_force = verdict.command
         self.report.filtered([reason.cause for reason in verdict.stops], verdict.limits)
         image_ns = None if observation is None else observation.stamp_ns
-        return Decision(verdict.command, verdict, image_ns, inference_ns)
+        proposed = self._filter.proposed(action, self.speed_scale)
+        if proposed is not None and not np.isfinite(proposed).all():
+            proposed = None
+        return Decision(verdict.command, verdict, image_ns, inference_ns, proposed)
 
     def _stopped(self, reasons: tuple[Reason, ...]) -> Decision:
         zero: Command = np.zeros(self.task.action_size)

@@ -48,6 +48,9 @@ class Decision:
     """Stamp of the image that the command was computed from; None when there was none."""
     inference_ns: int
     """Wall time that the policy took."""
+    proposed: Command | None = None
+    """``[action]``, physical units: what the policy wanted, scaled for speed, before the safety
+    filter. None where it was not asked, or its answer is no command."""
 
 
 @dataclass(frozen=True)

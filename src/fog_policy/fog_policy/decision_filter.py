@@ -47,6 +47,10 @@ class DecisionFilter:
             return np.zeros(self._task.action_size, np.float32)
         return self._task.action.to_normalised(self.in_force)
 
+    def proposed(self, action: FloatArray | None, speed_scale: float = 1.0) -> Command | None:
+        """What an answer asks for, before it is limited; see :meth:`decide`."""
+        return None if action is None else self._task.action.to_physical(action) * speed_scale
+
     def decide(
         self,
         situation: Situation,
@@ -65,7 +69,5 @@ class DecisionFilter:
             since_s: Time since the decision before, s; one control period for the first.
             speed_scale: Factor on what the policy proposes, in [0, 1], in physical units.
         """
-        proposed = None
-        if action is not None:
-            proposed = self._task.action.to_physical(action) * speed_scale
+        proposed = self.proposed(action, speed_scale)
         return filter_command(self._task, situation, proposed, self.in_force, since_s)

@@ -176,6 +176,8 @@ class Driving:
     def _carry_out(self, decision: Decision, tick_ns: int, begin_s: float) -> None:
         """Publish a decision, or hand it to the hold."""
         loop, clock = self._loop, self._clock
+        if decision.proposed is not None:
+            self._topics.publish_proposed(decision.proposed)
         if self._hold is None:
             self._topics.publish(decision.command)
         elif decision.verdict.stops:

@@ -21,8 +21,10 @@ Who starts the node again when it has died names a ``run_file``. A restarted nod
 waits, inactive, for a person to activate it; with ``restart:=active`` it goes on by itself, if it
 was active. An emergency stop survives the restart.
 
-Topics: what the task names, ``/diagnostics``. Services: those of a lifecycle node,
-``~/emergency_stop``, ``~/reset_emergency_stop`` and ``~/write_report`` (std_srvs/srv/Trigger).
+Topics: what the task names, ``/diagnostics``, and ``~/proposed_command``, of the action's type:
+what the policy wanted in each decision, before the safety filter, in shadow too. Services: those of
+a lifecycle node, ``~/emergency_stop``, ``~/reset_emergency_stop`` and ``~/write_report``
+(std_srvs/srv/Trigger).
 
 The rooms: policy_parameters_node.py, robot_topics_node.py (subscriptions, publishing),
 driving_node.py (what happens while it is active), clock_watch_node.py, policy_status_node.py

@@ -30,6 +30,8 @@ _ZEROS = 3
 _DISCOVERED_S = 2.0
 """How long a new publisher waits at most for somebody to listen."""
 _POLL_S = 0.02
+PROPOSED = "~/proposed_command"
+"""Topic of what the policy wanted, of the action's type, once per decision."""
 
 
 class RobotTopics:
@@ -80,6 +82,8 @@ class RobotTopics:
         if silent:
             node.get_logger().warning(f"nobody publishes {', '.join(silent)} yet")
         self._commands = node.create_lifecycle_publisher(command_class, action.topic, command_qos)
+        # For operators and recordings; no robot listens to it, so in shadow too.
+        self._proposals = node.create_lifecycle_publisher(command_class, PROPOSED, command_qos)
         for topic, (message_class, qos) in classes.items():
             callback = guard(f"a message on {topic}", functools.partial(receive, topic))
             self._inputs.append(
@@ -92,6 +96,15 @@ class RobotTopics:
             self._node.destroy_subscription(subscription)
         self._inputs = []
         self._node.destroy_lifecycle_publisher(self._commands)
+        self._node.destroy_lifecycle_publisher(self._proposals)
+
+    def publish_proposed(self, command: Command) -> None:
+        """Publish what the policy wanted, before the safety filter.
+
+        Args:
+            command: ``[action]``, physical units.
+        """
+        self._proposals.publish(encode_command(self._loop.task, command, self._clock.now_ns()))
 
     def publish(self, command: Command) -> None:
         """Publish a command.

@@ -522,6 +522,21 @@ def test_speed_scale_multiplies_what_the_policy_proposes() -> None:
     assert bench.controller.seen[1][2] == pytest.approx([0.25, -0.25])
 
 
+def test_what_was_proposed_is_told_before_it_is_limited() -> None:
+    """Scaled for speed, not slowed by the slew rate; none where nothing usable was answered."""
+    bench = Bench(slew_per_s=[1.0, 100.0])
+    bench.loop.speed_scale = 0.8
+    bench.feed(1000)
+    decision = bench.loop.tick(1000 * MS)
+    assert decision.command.tolist() == pytest.approx([0.2, -0.8])
+    assert decision.proposed is not None
+    assert decision.proposed.tolist() == pytest.approx([0.4, -0.8])
+    bench.controller.action = (math.nan, 0.0)
+    bench.feed(1200)
+    assert bench.loop.tick(1200 * MS).proposed is None
+    assert bench.loop.tick(9000 * MS).proposed is None, "it was not asked: the image is stale"
+
+
 def test_in_shadow_the_policy_is_told_what_somebody_else_commanded() -> None:
     bench = Bench(shadow=True)
     assert bench.loop.topics()["/cmd_vel"] == "geometry_msgs/msg/Twist"
