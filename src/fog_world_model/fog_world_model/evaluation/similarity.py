@@ -29,7 +29,8 @@ def structural_similarity(left: Tensor, right: Tensor) -> Tensor:
         ``[batch]`` in [-1, 1]; 1 for equal pictures.
     """
     c1, c2 = 0.01**2, 0.03**2  # for values from 0 to 1; the measure is not blind to an offset
-    left, right = (left + 1) / 2, (right + 1) / 2
+    # Variances are small differences of large numbers, which single precision rounds away.
+    left, right = (left.double() + 1) / 2, (right.double() + 1) / 2
     a, b, aa, bb, ab = _blurred(
         torch.stack([left, right, left * left, right * right, left * right])
     )
@@ -37,7 +38,7 @@ def structural_similarity(left: Tensor, right: Tensor) -> Tensor:
     variances = (aa - a * a) + (bb - b * b)
     similarity = (2 * a * b + c1) * (2 * covariance + c2)
     similarity = similarity / ((a * a + b * b + c1) * (variances + c2))
-    mean: Tensor = similarity.mean((-3, -2, -1))
+    mean: Tensor = similarity.mean((-3, -2, -1)).float()
     return mean
 
 
@@ -104,9 +105,10 @@ def _blurred(pictures: Tensor) -> Tensor:
 @cache
 def _blur(size: int) -> Tensor:
     """``[size - 10, size]``: each row a window of weights, one place further than the last."""
-    weights = torch.exp(-0.5 * ((torch.arange(_WINDOW) - _WINDOW // 2) / _SIGMA) ** 2)
+    places = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
+    weights = torch.exp(-0.5 * (places / _SIGMA) ** 2)
     weights = weights / weights.sum()
-    matrix = torch.zeros(size - _WINDOW + 1, size)
+    matrix = torch.zeros(size - _WINDOW + 1, size, dtype=torch.float64)
     for row in range(len(matrix)):
         matrix[row, row : row + _WINDOW] = weights
     return matrix
