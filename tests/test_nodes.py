@@ -390,7 +390,11 @@ def test_a_missing_task_gives_status_2(env: Environment) -> None:
         (robot_node.main, ["publish_clock:=false", "speed:=2"], "speed must be"),
         (robot_node.main, ["publish_clock"], "ROS does not start"),
         (recorder_node.main, ["start:=maybe"], "parameter start must be of type bool"),
-        (driver_node.main, ["mode:=autopilot"], "mode must be one of explore, reference, joy, keyboard"),
+        (
+            driver_node.main,
+            ["mode:=autopilot"],
+            "mode must be one of explore, reference, joy, keyboard",
+        ),
         (driver_node.main, ["axes:=[0, 1]"], "axes needs 3 entries"),
         (driver_node.main, ["mode:=keyboard"], "needs a terminal"),
     ],

@@ -207,7 +207,10 @@ def test_runs_side_by_side_learn_the_same(
             for place in (out, beside)
         )
         assert one["config"] == other["config"]
-        assert (one["updates"], one["imagined_steps"]) == (other["updates"], other["imagined_steps"])
+        assert (one["updates"], one["imagined_steps"]) == (
+            other["updates"],
+            other["imagined_steps"],
+        )
         coverages = [[e["max_coverage"] for e in run["evaluations"]] for run in (one, other)]
         assert coverages[0] == coverages[1], name
 

@@ -146,7 +146,13 @@ class ControlInputs:
         return self._buffer.has_image()
 
     def observation(self, now_ns: int) -> LiveObservation | Reason:
-        """The newest observation that a policy can be shown, or why there is none."""
+        """The newest observation that a policy can be shown, or why there is none.
+
+        A sensor whose newest values are not finite is broken, even if an older image would still go
+        with values from before.
+        """
+        if (fault := self.newest_fault()) is not None:
+            return fault
         found = self._buffer.newest(now_ns)
         if isinstance(found, Reason) or np.isfinite(found.proprioception).all():
             return found

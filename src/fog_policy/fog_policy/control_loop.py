@@ -188,6 +188,8 @@ class ControlLoop:
         if question.episode != self._episode:
             return None
         faults = [] if answer.action is not None else [Reason("policy", answer.problem)]
+        if (broken := self._inputs.newest_fault()) is not None:  # it came while the policy computed
+            faults.append(broken)
         if question.first:
             self._guard.restart()
         if answer.action is None or not np.isfinite(answer.action).all():

@@ -336,6 +336,35 @@ def test_joints_that_are_not_finite_stop_and_never_reach_the_policy() -> None:
     assert len(bench.controller.seen) == 1
 
 
+def test_joints_that_are_not_finite_stop_before_an_image_needs_them() -> None:
+    """The image of 1000 ms would still go with the joints of 1000 ms: the robot must not drive."""
+    bench = Bench()
+    bench.feed(1000)
+    assert bench.tick(1000)[1] == []
+    bench.loop.receive(JOINTS, joints(1150, math.nan), 1150 * MS)
+    assert bench.loop.check(1160 * MS) is not None
+    for now_ms in (1200, 1400):
+        command, causes = bench.tick(now_ms)
+        assert command == [0.0, 0.0]
+        assert causes[0] == "proprioception"
+    assert len(bench.controller.seen) == 1
+    bench.feed(1600)
+    assert bench.tick(1600)[1] == []
+
+
+def test_joints_that_are_not_finite_stop_what_the_policy_was_asked_before() -> None:
+    bench = Bench()
+    bench.feed(1000)
+    question = bench.loop.begin(1000 * MS)
+    assert isinstance(question, Question)
+    answer = bench.loop.compute(question)
+    bench.loop.receive(JOINTS, joints(1010, math.nan), 1010 * MS)
+    decision = bench.loop.finish(question, answer, 1020 * MS)
+    assert decision is not None
+    assert decision.command.tolist() == [0.0, 0.0]
+    assert decision.verdict.stops[0].cause == "proprioception"
+
+
 def test_a_policy_that_fails_stops_and_starts_anew() -> None:
     bench = Bench()
     bench.controller.action = (math.nan, 0.0)
