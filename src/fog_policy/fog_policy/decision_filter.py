@@ -49,7 +49,9 @@ class DecisionFilter:
 
     def proposed(self, action: FloatArray | None, speed_scale: float = 1.0) -> Command | None:
         """What an answer asks for, before it is limited; see :meth:`decide`."""
-        return None if action is None else self._task.action.to_physical(action) * speed_scale
+        if action is None:
+            return None
+        return np.asarray(self._task.action.to_physical(action) * speed_scale, np.float64)
 
     def decide(
         self,
