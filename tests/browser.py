@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
+PATIENCE_MS = 30_000
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 OPTIONS = [
     "--no-sandbox",
@@ -30,6 +31,24 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield browser
         browser.close()
+
+
+def profile(browser: Browser, *, width: int, expected: Sequence[str]) -> Iterator[BrowserContext]:
+    """The body of a fixture: a new profile; what a page of it complains about fails the test.
+
+    Args:
+        browser: Whose.
+        width: Of the page, px.
+        expected: Parts of complaints that do not count.
+    """
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    context.set_default_timeout(PATIENCE_MS)
+    complaints: list[str] = []
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    context.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    yield context
+    context.close()
+    assert not [text for text in complaints if not any(part in text for part in expected)]
 
 
 def luminance(color: str) -> float:

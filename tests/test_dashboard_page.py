@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from browser import chromium, contrast, luminance
+from browser import PATIENCE_MS, chromium, contrast, luminance, profile
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from fog_bringup.dashboard.board import Board
@@ -22,7 +22,6 @@ from fog_bringup.web.server import BackgroundServer, listen, page_url
 from fog_world_model.data import messages
 from fog_world_model.task import TaskConfig
 
-PATIENCE_MS = 30_000
 COLOUR = (200, 60, 30)
 
 
@@ -136,16 +135,10 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A new profile; what a page of it complains about fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(PATIENCE_MS)
-    complaints: list[str] = []
-    context.on("weberror", lambda error: complaints.append(str(error.error)))
-    context.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-    yield context
-    context.close()
     # While the server is away, or the policy node refuses, the browser says so.
-    expected = ("ERR_CONNECTION_REFUSED", "502 (Bad Gateway)")
-    assert not [text for text in complaints if not any(part in text for part in expected)]
+    yield from profile(
+        browser, width=1280, expected=("ERR_CONNECTION_REFUSED", "502 (Bad Gateway)")
+    )
 
 
 def _open(context: BrowserContext, robot: MadeUpRobot) -> Page:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from browser import chromium, contrast, luminance
+from browser import PATIENCE_MS, chromium, contrast, luminance, profile
 from playwright.sync_api import Browser, BrowserContext, Page
 from processes import NodeProcess
 from toy_world import start_play, url_of
@@ -21,8 +21,6 @@ from toy_world import start_play, url_of
 from fog_bringup.play.client import ImaginedEnvClient, WorldTakenError
 from fog_bringup.store_export_mp4 import read_video
 from fog_world_model.data.episodes import EpisodeStore
-
-PATIENCE_MS = 30_000
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +44,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A new profile; what a page of it complains about fails the test."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
-    context.set_default_timeout(PATIENCE_MS)
-    complaints: list[str] = []
-    context.on("weberror", lambda error: complaints.append(str(error.error)))
-    context.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-    yield context
-    context.close()
     # A page whose server has ended tries again until it is closed, and the browser says so.
-    assert not [text for text in complaints if "ERR_CONNECTION_REFUSED" not in text]
+    yield from profile(browser, width=1200, expected=("ERR_CONNECTION_REFUSED",))
 
 
 @pytest.fixture

@@ -119,7 +119,9 @@ def contenders_of(bundles: Sequence[Path], *, driver: bool) -> tuple[TaskConfig,
     names = [_stem(bundle) for bundle in bundles]
     if len(set(names)) < len(names):
         names = [f"{bundle.absolute().parent.name}-{_stem(bundle)}" for bundle in bundles]
-    others: list[Kind] = [*(["driver"] if driver else []), "random", "standing"]  # type: ignore[list-item]
+    others: list[Kind] = ["random", "standing"]
+    if driver:
+        others.insert(0, "driver")
     if doubled := sorted({n for n in names if names.count(n) > 1 or n in others}):
         raise FogError(
             f"bundle names {', '.join(doubled)}: taken twice; rename the folders, which are the "

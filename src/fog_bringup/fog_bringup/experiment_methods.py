@@ -64,23 +64,15 @@ def _in_imagination(window: str, *, with_global: bool) -> Callable[[Any, Sources
     """
 
     def build(kind: Any, sources: Sources, config: Any) -> Learner:
-        from fog_world_model.context_bank import ContextBank
+        from fog_policy.imagined_setup import load_contexts
         from fog_world_model.data.windows import WindowSampler
-        from fog_world_model.training.processes import device_of
         from fog_world_model.training.train_world_models import load_worlds
 
         store = sources.store
         (global_model, _), (local_model, _) = load_worlds(
             sources.global_model, sources.local_model, store
         )
-        contexts = ContextBank.load(
-            store,
-            length=max(config.context, global_model.context_frames),
-            count=config.contexts,
-            within=config.context_within,
-            seed=config.seed,
-            device=device_of(config.device),
-        )
+        contexts = load_contexts(store, global_model, config)
         length = getattr(config, window) + 1
         recordings = WindowSampler(store, length=length, seed=config.seed + 1)
         models = (global_model, local_model) if with_global else (local_model,)

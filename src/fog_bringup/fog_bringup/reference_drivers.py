@@ -14,8 +14,7 @@ import numpy.typing as npt
 from fog_bringup.driver_base import Driver, Noise
 from fog_bringup.robots.rewards import distance_and_bearing
 from fog_bringup.robots.robot import Observation
-from fog_bringup.seek_drivers import PushCubeDriver, PushTDriver, base_pose
-from fog_world_model.errors import FogError
+from fog_bringup.seek_drivers import PushCubeDriver, PushTDriver, base_pose, driver_of
 from fog_world_model.task import TaskConfig
 
 NOISE = 0.2
@@ -67,9 +66,4 @@ def make_reference_driver(task: TaskConfig) -> Driver:
     Raises:
         FogError: There is none for a task of that name.
     """
-    if task.name not in _DRIVERS:
-        raise FogError(
-            f"task '{task.name}': no scripted driver knows its purpose; known are "
-            f"{', '.join(_DRIVERS)}"
-        )
-    return _DRIVERS[task.name](task)
+    return driver_of(task, _DRIVERS)

@@ -7,6 +7,7 @@ episode, because a world model learns contacts and near misses only from recordi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -196,9 +197,18 @@ def make_seek_driver(task: TaskConfig) -> Driver:
     Raises:
         FogError: There is none for a task of that name.
     """
-    if task.name not in _DRIVERS:
+    return driver_of(task, _DRIVERS, " Drive it by hand, or with random commands only.")
+
+
+def driver_of(task: TaskConfig, drivers: Mapping[str, type[Driver]], advice: str = "") -> Driver:
+    """The driver that a table has for a task.
+
+    Raises:
+        FogError: There is none for a task of that name; ``advice`` ends the message.
+    """
+    if task.name not in drivers:
         raise FogError(
             f"task '{task.name}': no scripted driver knows its purpose; known are "
-            f"{', '.join(_DRIVERS)}. Drive it by hand, or with random commands only."
+            f"{', '.join(drivers)}" + (f".{advice}" if advice else "")
         )
-    return _DRIVERS[task.name](task)
+    return drivers[task.name](task)

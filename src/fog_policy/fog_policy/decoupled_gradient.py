@@ -94,8 +94,6 @@ class Trace:
     """s_{t+1} before any restart."""
     foretold: Tensor
     """``[env]``: r(s_{t+1}), the local model's reward."""
-    reward: Tensor
-    """``[env]``: R_t, the global model's."""
     restarted: LatentState | None
     """States of new contexts; they count where an environment ended. None: none did."""
 
@@ -166,11 +164,7 @@ def rollout(
             with torch.no_grad():
                 fresh = local.start(world.restart(step.end))
             state = arrived.where(step.end, fresh)  # the fresh state has no past: the chain is cut
-        trace.append(
-            Trace(
-                predicted.detach(), arrived.detach(), foretold.detach(), step.reward.detach(), fresh
-            )
-        )
+        trace.append(Trace(predicted.detach(), arrived.detach(), foretold.detach(), fresh))
     return Rollout(
         torch.stack(features),
         torch.stack(next_features),

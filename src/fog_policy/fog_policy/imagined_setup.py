@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 
 from fog_policy.actor_critic import Actor, ActorCriticConfig, Critic
+from fog_world_model.context_bank import ContextBank
+from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.global_model.global_model import GlobalModel
 from fog_world_model.global_model.worlds import Precision
 from fog_world_model.imagination import Contexts, ImaginedEnv
@@ -46,6 +48,30 @@ class ImaginedConfig(Protocol):
     @property
     def threads(self) -> int:
         """CPU threads; 0: torch's own choice."""
+
+
+class ContextConfig(Protocol):
+    """Settings that say where imagination starts; see :class:`.fog_config.FogConfig`."""
+
+    @property
+    def context(self) -> int:
+        """Recorded observations that an environment starts from."""
+
+    @property
+    def contexts(self) -> int:
+        """Most contexts that are kept."""
+
+    @property
+    def context_within(self) -> int:
+        """Contexts end within the first so many steps; 0: anywhere."""
+
+    @property
+    def seed(self) -> int:
+        """Of their choice and order."""
+
+    @property
+    def device(self) -> str:
+        """Where they are kept; auto: a GPU if there is one."""
 
 
 @dataclass
@@ -97,6 +123,29 @@ def set_up(
         env,
         Actor(sizes).to(device),
         Critic(sizes).to(device),
+    )
+
+
+def load_contexts(
+    store: EpisodeStore, global_model: GlobalModel, config: ContextConfig
+) -> ContextBank:
+    """Recorded contexts as long as both the policy and the global model want them.
+
+    Args:
+        store: The recordings.
+        global_model: Says how many frames it needs.
+        config: Settings.
+
+    Raises:
+        FogError: No context fits.
+    """
+    return ContextBank.load(
+        store,
+        length=max(config.context, global_model.context_frames),
+        count=config.contexts,
+        within=config.context_within,
+        seed=config.seed,
+        device=device_of(config.device),
     )
 
 

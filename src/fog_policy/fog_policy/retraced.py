@@ -49,14 +49,14 @@ def retrace(policy: Policy, local: LocalWorld, flow: Rollout, noise: Tensor) -> 
         raise ValueError("a rollout without a trace cannot be gone through again")
     state = flow.start
     features, next_features, actions, log_probs, rewards = [], [], [], [], []
-    for step_noise, before, end in zip(noise, flow.trace, flow.ends, strict=True):
+    for step_noise, before, step, end in zip(noise, flow.trace, flow.steps, flow.ends, strict=True):
         action, log_prob = policy(state.features, step_noise)
         arrived = _moved(before.arrived, local.predict(state, action), before.predicted)
         features.append(state.features.detach())
         next_features.append(arrived.features)
         actions.append(action)
         log_probs.append(log_prob)
-        rewards.append(before.reward + (local.reward(arrived) - before.foretold))
+        rewards.append(step.reward + (local.reward(arrived) - before.foretold))
         state = arrived
         if before.restarted is not None:
             state = arrived.where(end > 0, before.restarted)

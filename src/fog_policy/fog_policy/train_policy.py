@@ -9,11 +9,10 @@ from typing import Any
 from fog_policy.bundle import export_bundle
 from fog_policy.fog_config import FogConfig
 from fog_policy.fog_trainer import FogTrainer
+from fog_policy.imagined_setup import load_contexts
 from fog_policy.policy_training import PolicyLoopConfig, PolicyResult, train_learner
-from fog_world_model.context_bank import ContextBank
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.data.windows import WindowSampler
-from fog_world_model.training.processes import device_of
 from fog_world_model.training.train_world_models import load_worlds
 
 Path = str | os.PathLike[str]
@@ -36,14 +35,7 @@ def fog_trainer(
     (global_model, world), (local_model, local) = load_worlds(
         global_checkpoint, local_checkpoint, store
     )
-    contexts = ContextBank.load(
-        store,
-        length=max(config.context, global_model.context_frames),
-        count=config.contexts,
-        within=config.context_within,
-        seed=config.seed,
-        device=device_of(config.device),
-    )
+    contexts = load_contexts(store, global_model, config)
     recordings = WindowSampler(store, length=config.refresh_window + 1, seed=config.seed + 1)
     trainer = FogTrainer(global_model, local_model, contexts, recordings, config)
     return trainer, {

@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import queue
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -30,18 +28,17 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
 from rclpy.client import Client
-from rclpy.executors import SingleThreadedExecutor
 from std_srvs.srv import Trigger
 
 from fog_bringup.base_node import message_class
 from fog_bringup.benchmarks.command_watch import CommandWatch
+from fog_bringup.benchmarks.ordered_node import follow_orders
 from fog_world_model.data import messages
 from fog_world_model.errors import FogError
 from fog_world_model.ros_environment import prepare
 from fog_world_model.task import TaskConfig, load_task
 
 _DEPTH = 200
-_WAKE_S = 0.02
 _SERVICE_S = 30.0
 """A service that does not answer for so long has failed."""
 
@@ -144,31 +141,12 @@ def main(args: Sequence[str] | None = None) -> int:
     prepare()
     rclpy.init(args=[])
     watch = FaultWatch(load_task(given[0]))
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    executor = SingleThreadedExecutor()
-    executor.add_node(watch.node)
-    _tell("ready", time.time_ns())
-    try:
-        while rclpy.ok():
-            executor.spin_once(timeout_sec=_WAKE_S)
-            watch.follow_up()
-            if not lines.empty():
-                line: Any = lines.get()
-                if line is None:
-                    break
-                watch.obey(line)
-    except KeyboardInterrupt:
-        pass
-    watch.node.destroy_node()
-    rclpy.try_shutdown()
-    return 0
+    return follow_orders(
+        watch.node,
+        watch.obey,
+        ready=lambda: _tell("ready", time.time_ns()),
+        each=watch.follow_up,
+    )
 
 
 if __name__ == "__main__":

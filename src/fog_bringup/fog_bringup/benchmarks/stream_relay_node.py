@@ -12,23 +12,19 @@ from __future__ import annotations
 
 import functools
 import json
-import queue
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from fog_bringup.base_node import message_class
+from fog_bringup.benchmarks.ordered_node import follow_orders
 from fog_bringup.benchmarks.stream_faults import StreamFault, make_fault
 from fog_world_model.ros_environment import prepare
 
 _DEPTH = 50
-_WAKE_S = 0.02
 
 
 class Relay:
@@ -89,30 +85,8 @@ def main(args: Sequence[str] | None = None) -> int:
     prepare()
     rclpy.init(args=[])
     relay = Relay(name, prefix, dict(text.split("=") for text in described))
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    executor = SingleThreadedExecutor()
-    executor.add_node(relay.node)
-    print(json.dumps({"relay": name, "ready": True}), flush=True)
-    try:
-        while rclpy.ok():
-            executor.spin_once(timeout_sec=_WAKE_S)
-            if not lines.empty():
-                line: Any = lines.get()
-                if line is None:
-                    break
-                relay.obey(line)
-    except KeyboardInterrupt:
-        pass
-    relay.node.destroy_node()
-    rclpy.try_shutdown()
-    return 0
+    ready = json.dumps({"relay": name, "ready": True})
+    return follow_orders(relay.node, relay.obey, ready=lambda: print(ready, flush=True))
 
 
 if __name__ == "__main__":
