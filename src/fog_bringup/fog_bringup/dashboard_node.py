@@ -48,6 +48,8 @@ _STOP_CHECK_S = 0.25
 _STOP_AGAIN_S = 1.0
 _STOP_FOR_S = 10.0
 """An emergency stop is asked for again and again, for so long, until it is confirmed."""
+_FOUND_S = 2.0
+"""A node that has just come up may not have been found yet: so long what is asked for waits."""
 _CALL_S = 80.0
 """A policy node loads PyTorch when it is configured, which takes its time."""
 _STATE_S = 1.0
@@ -109,10 +111,13 @@ class DashboardNode(FogNode):
         self._state_call: tuple[float, Any] | None = None
         self._calls: list[tuple[float, Any, Any, Future[Answer]]] = []
         """Time limit, client, call and what waits for its answer."""
+        self._unfound: list[tuple[float, Any, Any, Future[Answer]]] = []
+        """Time limit, client, request and what waits for its answer, until there is a service."""
         self._listen(policy, battery_topic)
         self._serve(host, port, names, may_start)
         self.every(_STATE_S, self._ask_state)
         self.every(_STOP_CHECK_S, self._call_stop)
+        self.every(0.1, self._call_found)
         self.every(0.5, self._give_up)
         self.every(1.0, self._report)
 
@@ -191,6 +196,9 @@ class DashboardNode(FogNode):
         def begin() -> None:
             self.get_logger().warning("emergency stop: pressed on the page")
             self._stops.append((time.monotonic() + _STOP_FOR_S, future))
+            waiting, self._unfound = self._unfound, []  # nothing may start behind a stop
+            for *_, other in waiting:
+                _complete(other, Answer(False, "an emergency stop came before"))
             self._call_stop()
 
         return self._wish(begin, future)
@@ -268,7 +276,7 @@ class DashboardNode(FogNode):
 
     def _call(self, client: Any, request: Any, future: Future[Answer]) -> None:
         if not client.service_is_ready():
-            _complete(future, Answer(False, self._no_answer(_last(client.srv_name))))
+            self._unfound.append((time.monotonic() + _FOUND_S, client, request, future))
             return
 
         def answered(call: Any) -> None:
@@ -284,6 +292,17 @@ class DashboardNode(FogNode):
         call = client.call_async(request)
         self._calls.append((time.monotonic() + _CALL_S, client, call, future))
         call.add_done_callback(answered)
+
+    def _call_found(self) -> None:
+        """Ask those who have been found meanwhile, and give up those who have not."""
+        now, (waiting, self._unfound) = time.monotonic(), (self._unfound, [])
+        for until, client, request, future in waiting:
+            if client.service_is_ready():
+                self._call(client, request, future)
+            elif now < until:
+                self._unfound.append((until, client, request, future))
+            else:
+                _complete(future, Answer(False, self._no_answer(_last(client.srv_name))))
 
     def _give_up(self) -> None:
         """A node that has ended, or is stuck, answers no more."""

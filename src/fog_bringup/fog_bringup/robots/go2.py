@@ -89,7 +89,7 @@ class Go2Robot(Robot):
         self._substeps = max(1, round(PERIOD_S / scene.physics_step_s))
         self._grid_ns = self.camera_ns if task.period_ns % self.step_ns else task.period_ns
         markers = marker_layout(task.labeller) if task.options.get("markers") else None
-        self._model = build_model(scene, markers, own_floor_contact="friction" in vary)
+        self._model = build_model(scene, markers)
         self._vary = vary
         self._variation = SceneVariation(self._model) if vary else None
         self._data = mujoco.MjData(self._model)

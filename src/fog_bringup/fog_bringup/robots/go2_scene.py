@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from fog_bringup.robots.go2_markers import add_post_box, mark_cube
-from fog_bringup.robots.go2_variations import add_floor_pair
 from fog_bringup.robots.mujoco_gl import mujoco
 from fog_world_model.data.labellers.marker_layout import MarkerLayout
 from fog_world_model.errors import FogError
@@ -28,6 +27,9 @@ JOINTS = tuple(
 
 STIFFNESS, DAMPING = 20.0, 0.5
 """Gains of the joint servos, N m/rad and N m s/rad."""
+
+FLOOR_PAIR = "cube_floor"
+"""The pair of geoms that carries a friction of its own."""
 
 CAMERA_POSITION = (0.327, 0.0, 0.043)
 """Of the ego camera in the base frame, m (the nose of the Go2)."""
@@ -43,7 +45,7 @@ class Scene:
     cube_size_m: float = 0.3
     cube_mass_kg: float = 1.5
     cube_friction: float = 0.4
-    """Low enough that a push above the cube's centre slides it instead of tipping it over."""
+    """Of the cube sliding on the floor; low enough that a push above its centre does not tip it."""
     goal_x_m: float = 2.0
     """Where the goal post stands."""
     goal_y_m: float = 0.0
@@ -81,15 +83,12 @@ def wheel_file(relative: str) -> Path:
     return path
 
 
-def build_model(
-    scene: Scene, markers: MarkerLayout | None = None, *, own_floor_contact: bool = False
-) -> mujoco.MjModel:
+def build_model(scene: Scene, markers: MarkerLayout | None = None) -> mujoco.MjModel:
     """Compile the robot inside its arena.
 
     Args:
         scene: Its numbers.
         markers: What cube and post carry; None: both are plain.
-        own_floor_contact: The friction of the cube on the floor can be changed by itself.
 
     Raises:
         FogError: The markers are for a cube of another size.
@@ -104,8 +103,7 @@ def build_model(
     _add_cube_and_post(spec, scene)
     if markers is not None:
         _add_markers(spec, scene, markers)
-    if own_floor_contact:
-        add_floor_pair(spec)
+    _slide_on_floor(spec, scene.cube_friction)
     spec.option.timestep = scene.physics_step_s
     # Two bodies make no islands of contacts worth finding; the search costs a tenth of the time.
     spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
@@ -245,6 +243,23 @@ def _add_cube_and_post(spec: Any, scene: Scene) -> None:
         rgba=[1.0, 0.0, 0.85, 1.0],
         contype=3,
         conaffinity=3,
+    )
+
+
+def _slide_on_floor(spec: Any, friction: float) -> None:
+    """Give the contact of cube and floor a sliding friction of its own.
+
+    MuJoCo takes the greater friction of two geoms in contact, and the floor's is the greater one:
+    the cube's own number would do nothing, and one of the floor's would make the robot slip.
+    """
+    cube, floor = spec.geom("cube"), spec.geom("floor")
+    _, spin, roll = np.maximum(cube.friction, floor.friction)
+    spec.add_pair(
+        name=FLOOR_PAIR,
+        geomname1="cube",
+        geomname2="floor",
+        condim=max(int(cube.condim), int(floor.condim)),
+        friction=[friction, friction, spin, roll, roll],
     )
 
 

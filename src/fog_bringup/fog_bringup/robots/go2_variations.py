@@ -7,33 +7,12 @@ nothing is touched.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
+from fog_bringup.robots.go2_scene import FLOOR_PAIR
 from fog_bringup.robots.mujoco_gl import mujoco
 from fog_bringup.robots.variations import Conditions
-
-FLOOR_PAIR = "cube_floor"
-"""The pair of geoms that carries a friction of its own, where the friction is varied."""
-
-
-def add_floor_pair(spec: Any) -> None:
-    """Give the contact of cube and floor parameters of its own, equal to those it has anyway.
-
-    MuJoCo takes the greater friction of two geoms in contact, and the floor's is the greater one:
-    a change of the cube's own number would do nothing, one of the floor's would make the robot
-    slip.
-    """
-    cube, floor = spec.geom("cube"), spec.geom("floor")
-    slide, spin, roll = np.maximum(cube.friction, floor.friction)
-    spec.add_pair(
-        name=FLOOR_PAIR,
-        geomname1="cube",
-        geomname2="floor",
-        condim=max(int(cube.condim), int(floor.condim)),
-        friction=[slide, slide, spin, roll, roll],
-    )
 
 
 class SceneVariation:
@@ -49,7 +28,7 @@ class SceneVariation:
         self._camera = model.camera("ego").id
         self._mass = float(model.body_mass[self._cube])
         self._inertia = model.body_inertia[self._cube].copy()
-        self._slide = model.pair(FLOOR_PAIR).friction[:2].copy() if model.npair else None
+        self._slide = model.pair(FLOOR_PAIR).friction[:2].copy()
         self._camera_quat = model.cam_quat[self._camera].copy()
         light = model.vis.headlight
         self._light = (
@@ -72,7 +51,6 @@ class SceneVariation:
             # What the solver derives from masses; the scratch data keep the episode's own.
             mujoco.mj_setConst(model, mujoco.MjData(model))
         if (factor := conditions.get("cube_friction_factor")) is not None:
-            assert self._slide is not None
             model.pair(FLOOR_PAIR).friction[:2] = factor * self._slide
         if (factor := conditions.get("light_factor")) is not None:
             diffuse, ambient, head = self._light
