@@ -42,6 +42,11 @@ class Collect:
     """Share of episodes driven noisily towards the object."""
     random: float = 0.25
     """Share of episodes with random commands; the rest stands."""
+    policy: Path | None = None
+    """Bundle that drives in a share of the episodes, noisily: what it does is what the next world
+    has to know."""
+    policy_share: float = 0.5
+    """That share; the other ways of driving share the rest."""
 
     def run(self) -> int:
         """Record."""
@@ -50,7 +55,12 @@ class Collect:
         from fog_bringup.progress import progress_bar
         from fog_bringup.tasks import find_task
 
-        mix = DriverMix(self.seek, self.random, max(0.0, 1.0 - self.seek - self.random))
+        share = 0.0 if self.policy is None else self.policy_share
+        if not 0.0 <= share <= 1.0:
+            raise FogError(f"--policy-share {share:g}: expected a share, between 0 and 1")
+        seek, random = (self.seek * (1.0 - share), self.random * (1.0 - share))
+        stand = max(0.0, 1.0 - self.seek - self.random) * (1.0 - share)
+        mix = DriverMix(seek, random, stand, policy=share, bundle=str(self.policy or ""))
         config = CollectConfig(steps=self.steps, seed=self.seed, mix=mix, workers=self.workers)
         with progress_bar() as report:
             result = collect(find_task(self.task), self.output, config, progress=report)

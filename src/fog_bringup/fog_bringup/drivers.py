@@ -7,13 +7,15 @@ drivers use the simulated scene's ground truth, which no policy ever sees.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from fog_bringup.driver_base import Driver, RandomDriver, StandDriver
-from fog_bringup.robots.robot import Observation
+from fog_bringup.robots.robot import Observation, Robot
 from fog_bringup.seek_drivers import make_seek_driver
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
@@ -29,17 +31,29 @@ class DriverMix:
     """Smooth random commands, each held for a random time."""
     stand: float = 0.05
     """Standing, with a rare short command."""
+    policy: float = 0.0
+    """As a bundle would, with noise that differs per episode."""
+    bundle: str = ""
+    """Folder of that bundle."""
 
     def probabilities(self) -> dict[str, float]:
         """Mode -> probability.
 
         Raises:
-            FogError: A share is negative, or all are zero.
+            FogError: A share is negative, or all are zero; or there is one for a policy and no
+                bundle.
         """
-        shares = {"seek": self.seek, "random": self.random, "stand": self.stand}
+        shares = {
+            "seek": self.seek,
+            "random": self.random,
+            "stand": self.stand,
+            "policy": self.policy,
+        }
         total = sum(shares.values())
         if min(shares.values()) < 0 or total <= 0:
             raise FogError(f"driver mix {shares}: shares must not be negative and not all be zero")
+        if self.policy and not self.bundle:
+            raise FogError(f"driver mix: a share of {self.policy:g} for a policy, but no bundle")
         return {mode: share / total for mode, share in shares.items()}
 
 
@@ -49,14 +63,24 @@ class MixedDriver(Driver):
     Args:
         task: Gives bounds, rate, and by its name the purpose.
         mix: Shares of the modes.
+        robot: Who is driven; only a policy has to know.
     """
 
-    def __init__(self, task: TaskConfig, mix: DriverMix) -> None:
-        makers = {"seek": make_seek_driver, "random": RandomDriver, "stand": StandDriver}
+    def __init__(self, task: TaskConfig, mix: DriverMix, robot: Robot | None = None) -> None:
+        makers: dict[str, Callable[[TaskConfig], Driver]] = {
+            "seek": make_seek_driver,
+            "random": RandomDriver,
+            "stand": StandDriver,
+        }
+        if mix.policy and robot is not None:
+            # It brings PyTorch along, which no other driver needs.
+            from fog_bringup.policy_driver import PolicyDriver
+
+            makers["policy"] = lambda task: PolicyDriver(task, Path(mix.bundle), robot)
         self._probabilities = {m: p for m, p in mix.probabilities().items() if p > 0}
         self._drivers: dict[str, Driver] = {m: makers[m](task) for m in self._probabilities}
         self.mode = ""
-        """How this episode is driven: ``seek``, ``random`` or ``stand``."""
+        """How this episode is driven: ``seek``, ``random``, ``stand`` or ``policy``."""
         super().__init__(task)
 
     def reset(self, seed: int) -> None:
@@ -71,10 +95,18 @@ class MixedDriver(Driver):
         return self._drivers[self.mode].drive(observation)
 
 
-def make_driver(task: TaskConfig, mix: DriverMix | None = None) -> MixedDriver:
+def make_driver(
+    task: TaskConfig, mix: DriverMix | None = None, robot: Robot | None = None
+) -> MixedDriver:
     """Make the exploring driver of a task.
 
+    Args:
+        task: Gives bounds, rate, and by its name the purpose.
+        mix: Shares of the ways of driving.
+        robot: Who is driven; needed where a policy has a share.
+
     Raises:
-        FogError: The mix is impossible, or it wants to seek and the task has no purposeful driver.
+        FogError: The mix is impossible, or it wants to seek and the task has no purposeful driver,
+            or the policy's bundle does not fit.
     """
-    return MixedDriver(task, mix or DriverMix())
+    return MixedDriver(task, mix or DriverMix(), robot)

@@ -72,7 +72,7 @@ def record_share(share: Share, report: Callable[[int, int], None], stop: Stop) -
         FogError: The robot does not work here, or the bag cannot be written.
     """
     robot = make_robot(share.task, **share.robot)
-    driver = make_driver(share.task, share.mix)
+    driver = make_driver(share.task, share.mix, robot)
     custom = {
         **task_custom_data(share.task),
         "fog_collect": json.dumps(

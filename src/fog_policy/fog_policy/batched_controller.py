@@ -124,6 +124,15 @@ class BatchedController:
             commands.append(verdict.command)
         return commands
 
+    def replace_command(self, robot: int, command: Command) -> None:
+        """Say what a robot was told in place of the policy's last answer.
+
+        Args:
+            robot: Which one.
+            command: ``[action]`` in physical units, within the task's bounds.
+        """
+        self._robots[robot].filter.in_force = command
+
     def _observed(self, robot: int) -> LiveObservation:
         one = self._robots[robot]
         found = one.inputs.observation(one.now_ns)
