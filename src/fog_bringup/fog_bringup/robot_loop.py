@@ -42,6 +42,9 @@ _TICK_NS = 20_000_000
 simulated time go off between two steps. A command may come one tick later than usual before robot
 time waits for it."""
 _REPEAT_S = 0.05
+_SET_NS = 1_000_000_000
+"""Stamps that are off by more than this are those of a clock that has been set: what comes late for
+want of a processor is off by less."""
 _LEAD_DECAY = 0.95
 
 
@@ -264,6 +267,7 @@ class RobotLoop:
         skipped = self.pace.skip_lag(frame.robot_ns)
         if self._wall_ns is not None:
             self._offset_ns += skipped
+            self._follow_jump(self._wall_ns() - frame.stamp_ns)
         if self._auto_reset and self._episode_is_over():
             self._reset()
             return
@@ -281,6 +285,16 @@ class RobotLoop:
         self._robot.step(self._current_command())
         self._observe(next_ns)
         self._lead_s = max(time.monotonic() - begin, _LEAD_DECAY * self._lead_s)
+
+    def _follow_jump(self, behind_ns: int) -> None:
+        """Stamp by the wall clock again where that has been set, ahead or back.
+
+        Args:
+            behind_ns: By how much the clock shows more than the stamp that is due now.
+        """
+        if abs(behind_ns) > _SET_NS:
+            quantum_ns = self.pace.quantum_ns
+            self._offset_ns += round(behind_ns / quantum_ns) * quantum_ns
 
     def _tell(self, frame: Frame) -> None:
         self.now_ns = frame.robot_ns

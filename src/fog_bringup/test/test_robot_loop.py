@@ -265,6 +265,24 @@ def test_wall_stamps_follow_the_wall_clock_on_the_control_grid() -> None:
     assert min(late[:26]) > -5 * MS
 
 
+@pytest.mark.parametrize("jump_s", [-30, 30])
+def test_stamps_follow_a_wall_clock_that_is_set(jump_s: int) -> None:
+    """Without that, whoever reads them would find them too old, or too new, for good."""
+    shift_ns = [0]
+    with running(speed=1.0, wall_ns=lambda: time.time_ns() + shift_ns[0]) as run:
+        run.start(11)
+        shift_ns[0] = jump_s * 10**9
+        run.limit, run.reached = 40, threading.Event()
+        run.go_on.set()
+        assert run.reached.wait(30.0)
+    stamps = np.array([f.stamp_ns for f in run.frames[:40]])
+    # One frame had been computed before.
+    assert np.count_nonzero(np.abs(np.diff(stamps)) > 10 * 10**9) == 1
+    assert stamps[-1] - stamps[0] == pytest.approx(jump_s * 1e9, abs=9e9)
+    pictures = [f.stamp_ns for f in run.frames[:40] if len(f.messages) > 3]
+    assert all(stamp % (100 * MS) == 0 for stamp in pictures), "still on the control grid"
+
+
 def test_robot_time_waits_for_an_overdue_command() -> None:
     with running(patience_s=5.0, command_timeout_s=10.0) as run:
         run.start(1)
