@@ -50,7 +50,7 @@ class ProcessGuard:
                 [sys.executable, "-I", "-S", str(Path(__file__).resolve())],
                 env={name: os.environ[name] for name in _KEPT if name in os.environ},
                 cwd="/",
-                stdin=others,
+                stdin=others.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
@@ -99,9 +99,9 @@ def _guard() -> None:
     parent = socket.socket(fileno=sys.stdin.fileno())
     watched: set[int] = set()
     while True:
-        ready = select.select([parent, *watched], [], [])[0]
+        ready = select.select([parent.fileno(), *watched], [], [])[0]
         _forget_ended(watched)
-        if parent not in ready:
+        if parent.fileno() not in ready:
             continue
         try:
             data, descriptors, _, _ = socket.recv_fds(parent, 64, 64)

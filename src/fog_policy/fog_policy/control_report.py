@@ -48,6 +48,8 @@ class ControlReport:
         """How often the policy forgot the past."""
         self.overruns = 0
         """Ticks at which the policy was still busy with the one before."""
+        self.waits = 0
+        """Ticks that waited a moment for an image that was overdue."""
         self.published = 0
         """Messages published, between the commands too."""
         self.about: dict[str, Any] = {}
@@ -184,6 +186,7 @@ class ControlReport:
             "limits": dict(sorted(self._limits.items())),
             "resets": self.resets,
             "overruns": self.overruns,
+            "waits": self.waits,
             "published": self.published,
             "jitter_ms": self._jitter_ms(),
             **self._comparison(),

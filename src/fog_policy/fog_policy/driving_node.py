@@ -3,22 +3,25 @@
 At the control rate the policy is asked, in a thread of its own; at the rate of the hold the command
 in force is published, and whatever speaks against it stops the robot.
 
-A tick takes the newest image that has come, and its deadline is the next tick. Where the policy is
-still busy with the one before, it is asked as soon as it has answered, about the newest image then.
-Where the control rate does not divide the camera's, ticks meet images in several phases: images
-are of different ages then, up to a camera period, and nothing here makes them younger.
+A tick takes the newest image that has come, and its deadline is the next tick. In real time it
+waits a moment for an image that is overdue, and follows the camera where that drifts
+(:mod:`fog_policy.camera_phase`). Where the policy is still busy with the tick before, it is asked
+as soon as it has answered, about the newest image then. Where the control rate does not divide the
+camera's, ticks meet images in several phases: images are of different ages then, up to a camera
+period, and nothing here makes them younger.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 from fog_policy.callback_guard import CallbackGuard
+from fog_policy.camera_phase import CameraPhase
 from fog_policy.clock_watch_node import ClockWatch
 from fog_policy.command_hold import CommandHold
 from fog_policy.command_limits import Command, CommandLimits
@@ -31,7 +34,8 @@ from fog_policy.safety import Reason, Verdict
 
 ALIGNMENT = 0.1
 """Ticks come this fraction of a control period after an image. The policy was trained on actions
-that follow the image at once; a timer of any phase would show it images of any age."""
+that follow the image at once; a timer of any phase would show it images of any age. A tick waits
+for as long again for an image that is overdue."""
 
 _JUMP_PERIODS = 2.5
 """Simulated time that passes by so many control periods at once has jumped (at a reset, say)."""
@@ -40,7 +44,7 @@ _RAMP = 0.25
 from commands that take effect at once."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Tick:
     """One tick of the control rate."""
 
@@ -87,6 +91,8 @@ class Driving:
         """Deadline of a tick at which the policy was busy."""
         self._held_s: float | None = None
         self._first_tick: tuple[int, float] | None = None
+        self._waiting: _Tick | None = None
+        """The tick at hand, where it waits for an image."""
         self._tick_ns: int | None = None
         self._newest_ns = 0
         self._waited = False
@@ -106,6 +112,13 @@ class Driving:
         if self._hold is not None:
             held = guard("timer of the command hold", self._publish_held)
             self._timers.append(node.create_timer(1.0 / node.hold_hz, held))
+        wanted_ns = round(ALIGNMENT * task.period_ns)
+        self._phase = CameraPhase(task.period_ns, wanted_ns)
+        self._patience = node.create_timer(
+            wanted_ns / 1e9, guard("image timer", self._wait_no_more)
+        )
+        self._patience.cancel()
+        self._timers.append(self._patience)
 
     @property
     def holds(self) -> str:
@@ -116,7 +129,7 @@ class Driving:
 
     def end(self) -> None:
         """No more ticks; what the policy still answers is dropped."""
-        self._pending = self._passed_over = None
+        self._pending = self._passed_over = self._waiting = None
         for timer in self._timers:
             self._node.destroy_timer(timer)
         self._timers = []
@@ -129,10 +142,15 @@ class Driving:
         new_episode = loop.receive(topic, data, now_ns)
         if new_episode:
             self._aligned = False
+            self._waiting = None
             self._stand()
         image_came = topic == loop.task.image.topic or (new_episode and loop.has_image())
+        if topic == loop.task.image.topic:
+            self._phase.came(self._clock.steady_ns())
         if image_came and not self._aligned:
             self._align()
+        if image_came:
+            self._wait_no_more()
 
     def stop(self, reason: Reason) -> None:
         """Publish a zero command now, for a reason from outside."""
@@ -178,10 +196,38 @@ class Driving:
         # The timer's schedule says when the next one is due, however late this one is.
         left_ns = self._timer.time_until_next_call()
         tick = _Tick(now_ns, begin, now_ns + (period_ns if left_ns is None else left_ns))
+        tick = self._follow_camera(tick)
         loop.report.deadlines.tick(tick.due_ns)
-        self._passed_over = None
+        self._passed_over = self._waiting = None
         self.on_answer()  # it may be there, and its callback not
+        overdue = self._phase.overdue(self._clock.steady_ns())
+        if overdue and not self._clock.simulated and not self._worker.busy:
+            loop.report.waits += 1
+            self._waiting = tick
+            self._patience.reset()
+            return
         self._ask(tick)
+
+    def _wait_no_more(self) -> None:
+        """Ask, where a tick waits for an image: it has come, or has been waited for long enough."""
+        self._patience.cancel()
+        tick, self._waiting = self._waiting, None
+        if tick is not None:
+            self._ask(_Tick(self._clock.now_ns(), time.monotonic(), tick.due_ns))
+
+    def _follow_camera(self, tick: _Tick) -> _Tick:
+        """Have the next tick come earlier or later where the camera's clock has drifted."""
+        if self._clock.simulated:
+            return tick
+        self._phase.tick(self._clock.steady_ns())
+        drift_ns = self._phase.drift_ns()
+        if not drift_ns:
+            return tick
+        due_ns = tick.due_ns - drift_ns
+        # The tick after that puts the period back.
+        self._timer.timer_period_ns = max(1, due_ns - tick.now_ns)
+        self._timer.reset()
+        return dataclasses.replace(tick, due_ns=due_ns)
 
     def _ask(self, tick: _Tick) -> None:
         """Ask the policy about the newest observation, or decide without it."""
@@ -286,7 +332,7 @@ class Driving:
         before_ns, self._newest_ns = self._newest_ns, now_ns
         if not self._loop.ran_back(now_ns):
             return False
-        self._first_tick = self._tick_ns = self._passed_over = None
+        self._first_tick = self._tick_ns = self._passed_over = self._waiting = None
         self._aligned = False
         back_s = (before_ns - now_ns) / 1e9
         detail = f"the node's time has jumped back by {back_s:.2f} s (does a bag start over?)"
@@ -298,4 +344,5 @@ class Driving:
         self._aligned = True
         self._timer.timer_period_ns = round(ALIGNMENT * self._loop.task.period_ns)
         self._timer.reset()
+        self._phase.restart()
         self._loop.report.restart_interval()
