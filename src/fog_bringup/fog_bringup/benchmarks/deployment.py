@@ -235,7 +235,8 @@ def phase_spread_s(control_hz: float, camera_hz: float) -> float:
 
     After the greatest common divisor g of both periods the ticks lie as before to the images, so
     that the newest image is a, a + g, a + 2g, ... old, short of a camera period: at 20 and 25 Hz,
-    0, 10, 20 and 30 ms older than the youngest. It is 0 where the control rate divides the camera's.
+    0, 10, 20 and 30 ms older than the youngest. Where the control rate divides the camera's, it
+    is 0.
     """
     control, camera = (1 / Fraction(hz).limit_denominator(1000) for hz in (control_hz, camera_hz))
     shared = Fraction(
