@@ -155,7 +155,7 @@ class RobotTopics:
         self._until_acknowledged(lambda: Publisher.publish(self._commands, data))
         self._outlet.went_out(np.zeros(task.action_size), self._clock.steady_ns())
 
-    def _until_acknowledged(self, publish: Callable[[], None]) -> None:
+    def _until_acknowledged(self, publish: Callable[[], object]) -> None:
         deadline = time.monotonic() + _ACKNOWLEDGED_S
         sent, arrived = 0, False
         while not (arrived and sent >= _ZEROS) and time.monotonic() < deadline:
