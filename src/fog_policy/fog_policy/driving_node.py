@@ -210,6 +210,8 @@ class Driving:
 
     def _wait_no_more(self) -> None:
         """Ask, where a tick waits for an image: it has come, or has been waited for long enough."""
+        if not self._timers:
+            return
         self._patience.cancel()
         tick, self._waiting = self._waiting, None
         if tick is not None:
@@ -334,6 +336,10 @@ class Driving:
             return False
         self._first_tick = self._tick_ns = self._passed_over = self._waiting = None
         self._aligned = False
+        # A timer of the system's clock would wait until that has caught up.
+        for timer in self._timers:
+            timer.reset()
+        self._patience.cancel()
         back_s = (before_ns - now_ns) / 1e9
         detail = f"the node's time has jumped back by {back_s:.2f} s (does a bag start over?)"
         self.stop(Reason("clock", detail))
