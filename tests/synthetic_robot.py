@@ -59,6 +59,8 @@ class SyntheticRobot:
         self.brightness = 0
         """Of every pixel of the picture."""
         self.episode = 0
+        self.ahead_s = 0.0
+        """Added to simulated time; to change it is a jump of the clock and of all stamps."""
         self.commands: list[tuple[float, float]] = []
         """Wall time and linear.x of every command that arrived."""
         self.diagnostics: list[tuple[int, str, dict[str, str]]] = []
@@ -180,7 +182,8 @@ class SyntheticRobot:
         if self._speed is None:
             now_ns = time.time_ns()
         else:
-            now_ns = 10**9 + round((time.monotonic() - self._begin) * self._speed * 1e9)
+            passed_s = (time.monotonic() - self._begin) * self._speed + self.ahead_s
+            now_ns = 10**9 + round(passed_s * 1e9)
         header = messages.header(now_ns, "base")
         count = len(self._joints)
         found = [

@@ -242,9 +242,7 @@ def test_the_benchmark_injects_and_counts(tmp_path: Path) -> None:
     faults = found["faults"]
     assert faults["injected"] == 2
     assert faults["commands"] > 0
-    # A busy machine hands a command to the middleware late, and its change then looks too fast.
-    wrong = [words for problems in faults["wrong_commands"] for words in problems]
-    assert [words for words in wrong if "its slew rate" not in words] == []
+    assert (faults["out_of_bounds"], faults["wrong_commands"]) == (0, []), "on a busy machine too"
     assert faults["left_behind"] == 0
     assert faults["recovered"] == 2, faults["findings"]
     # Whether it was in time depends on what else this machine does.

@@ -1,4 +1,4 @@
-"""Starts ROS nodes as processes of their own, and leaves none behind."""
+"""Starts ROS nodes as processes of their own, and leaves none behind, even where it is killed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fog_bringup.process_guard import ESCALATION, ProcessGuard
 from fog_policy import exit_signals
 from fog_world_model.errors import FogError
 from fog_world_model.ros_environment import prepare
 
-_ESCALATION = ((signal.SIGINT, 3.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
-"""How a node is asked to end, and how long it may take, s."""
 _POLL_S = 0.1
 _TAIL_LINES = 12
 
@@ -27,6 +26,7 @@ class NodeProcesses:
     """A group of nodes; as a context manager it ends all of them, whatever happened.
 
     SIGINT and SIGTERM raise KeyboardInterrupt inside the context, so that they end the nodes too.
+    Where this process is killed, a guard ends them (:mod:`fog_bringup.process_guard`).
 
     Args:
         logs: Folder for what each node prints, ``<name>.log``.
@@ -43,6 +43,7 @@ class NodeProcesses:
         self._environment.update(environment or {})
         prepare(self._environment)
         self._signals = contextlib.ExitStack()
+        self._guard = ProcessGuard()
 
     def __enter__(self) -> NodeProcesses:
         """Take charge of signals."""
@@ -58,6 +59,7 @@ class NodeProcesses:
         """End every node."""
         with exit_signals.ignored():
             self._end_all()
+            self._guard.close()
         self._signals.close()
 
     def start(
@@ -83,6 +85,7 @@ class NodeProcesses:
         for old, new in (remappings or {}).items():
             arguments += ["-r", f"{old}:={new}"]
         self._logs.mkdir(parents=True, exist_ok=True)
+        self._guard.start()
         with self.log(name).open("a" if name in self._processes else "w") as log:
             self._processes[name] = subprocess.Popen(
                 [*command, *arguments],
@@ -92,6 +95,7 @@ class NodeProcesses:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
+        self._guard.watch(self._processes[name])
 
     def log(self, name: str) -> Path:
         """Where a node's output goes."""
@@ -193,7 +197,7 @@ class NodeProcesses:
         return f" The end of {self.log(name)}:\n{shown}"
 
     def _end_all(self) -> None:
-        for number, patience_s in _ESCALATION:
+        for number, patience_s in ESCALATION:
             running = [p for p in self._processes.values() if p.poll() is None]
             for process in running:
                 process.send_signal(number)

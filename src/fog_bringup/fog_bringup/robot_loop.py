@@ -42,6 +42,9 @@ _TICK_NS = 20_000_000
 simulated time go off between two steps. A command may come one tick later than usual before robot
 time waits for it."""
 _REPEAT_S = 0.05
+_SET_NS = 1_000_000_000
+"""Stamps that are off by more than this are those of a clock that has been set: what comes late for
+want of a processor is off by less."""
 _LEAD_DECAY = 0.95
 
 
@@ -71,6 +74,16 @@ class Episode:
     """What is varied, and how much; see :mod:`fog_bringup.robots.variations`."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Command:
+    values: npt.NDArray[np.float64]
+    """``[action]``, physical units."""
+    robot_ns: int
+    """When it came, robot time."""
+    wall_s: float
+    """And by a wall clock that does not jump."""
+
+
 class RobotLoop:
     """Runs a robot.
 
@@ -80,7 +93,8 @@ class RobotLoop:
         seed: Of the first episode; each reset takes the next one.
         speed: Robot seconds per wall second; 0: as fast as possible.
         auto_reset: Start the next episode after ``max_steps`` control periods or an end.
-        command_timeout_s: Robot time after which a command is no longer obeyed, s.
+        command_timeout_s: Time after which a command is no longer obeyed, s: robot time and, where
+            stamps are wall time, wall time as well.
         state_hz: Rate of odometry, joint states and IMU between pictures, Hz of robot time; 0: with
             every step of the robot. Every picture has its own in any case.
         patience_s: Wall time for which robot time waits for a regular command that is overdue.
@@ -124,7 +138,7 @@ class RobotLoop:
         self._faults = faults
         self._lead_s = 0.0
         self._zero = np.zeros(task.action_size)
-        self._command: tuple[npt.NDArray[np.float64], int] | None = None
+        self._command: _Command | None = None
         self._requests: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = (
             queue.SimpleQueue()
         )
@@ -156,8 +170,13 @@ class RobotLoop:
         self._publish, self._failed = publish, failed
         self._submit(self._align)
 
-    def command(self, values: npt.NDArray[np.floating[Any]]) -> bool:
-        """Obey ``[action]``, physical units, from the next step on.
+    def command(self, values: npt.NDArray[np.floating[Any]], *, waited_s: float = 0.0) -> bool:
+        """Obey a command from the next step on.
+
+        Args:
+            values: ``[action]``, physical units.
+            waited_s: Wall time for which it has waited to be handed in, s; where stamps are robot
+                time, a command is as new as the robot time at which it is handed in.
 
         Returns:
             False when it is refused: wrong size, or not finite.
@@ -165,7 +184,8 @@ class RobotLoop:
         if values.shape != self._zero.shape or not np.isfinite(values).all():
             self.refused += 1
             return False
-        self._command = (values.astype(np.float64), self.now_ns)
+        came_s = time.monotonic() - waited_s
+        self._command = _Command(values.astype(np.float64), self.now_ns, came_s)
         self.commands += 1
         self._lockstep.came(self.now_ns)
         self._requests.put(None)  # robot time may be waiting for it
@@ -247,6 +267,7 @@ class RobotLoop:
         skipped = self.pace.skip_lag(frame.robot_ns)
         if self._wall_ns is not None:
             self._offset_ns += skipped
+            self._follow_jump(self._wall_ns() - frame.stamp_ns)
         if self._auto_reset and self._episode_is_over():
             self._reset()
             return
@@ -264,6 +285,16 @@ class RobotLoop:
         self._robot.step(self._current_command())
         self._observe(next_ns)
         self._lead_s = max(time.monotonic() - begin, _LEAD_DECAY * self._lead_s)
+
+    def _follow_jump(self, behind_ns: int) -> None:
+        """Stamp by the wall clock again where that has been set, ahead or back.
+
+        Args:
+            behind_ns: By how much the clock shows more than the stamp that is due now.
+        """
+        if abs(behind_ns) > _SET_NS:
+            quantum_ns = self.pace.quantum_ns
+            self._offset_ns += round(behind_ns / quantum_ns) * quantum_ns
 
     def _tell(self, frame: Frame) -> None:
         self.now_ns = frame.robot_ns
@@ -399,8 +430,13 @@ class RobotLoop:
 
     def _current_command(self) -> npt.NDArray[np.float64]:
         command = self._command
-        if command is None or self.now_ns - command[1] > self.command_timeout_s * 1e9:
-            self.obeying = False
-            return self._zero
-        self.obeying = True
-        return command[0]
+        self.obeying = command is not None and self._age_s(command) <= self.command_timeout_s
+        return command.values if command is not None and self.obeying else self._zero
+
+    def _age_s(self, command: _Command) -> float:
+        age_s = (self.now_ns - command.robot_ns) * 1e-9
+        if self._wall_ns is None:
+            return age_s
+        # While this thread gets no processor, robot time falls behind the wall clock, and what is
+        # not made up for is given up: by robot time alone, a command would last longer by that.
+        return max(age_s, time.monotonic() - command.wall_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,8 @@ from fog_world_model.errors import FogError
 _SENSORS = ("/camera/", "/joint_states", "/imu/", "/odom")
 _LOG_EVERY = 5
 """Diagnostics are published every second and logged every so many."""
+_BELIEVABLE_S = 10.0
+"""A message that seems to have waited for longer has a time of another clock."""
 
 
 class RobotNode(FogNode):
@@ -59,7 +62,8 @@ class RobotNode(FogNode):
         timeout_s = self.declare(
             "command_timeout_s",
             0.5,
-            "robot time after which a command is replaced by zero, s",
+            "time after which a command is replaced by zero, s: robot time; with wall stamps, wall "
+            "time as well",
             low=0.0,
             high=3600.0,
             fixed=False,
@@ -194,11 +198,12 @@ class RobotNode(FogNode):
         if self.context.ok():  # else publishing failed because the node is being shut down
             self.fail(error)
 
-    def _on_command(self, data: bytes) -> None:
+    def _on_command(self, data: bytes, info: Any) -> None:
         action = self._task.action
         try:
             accepted = self._loop.command(
-                messages.read_fields(messages.deserialise(data, action.type), action.fields)
+                messages.read_fields(messages.deserialise(data, action.type), action.fields),
+                waited_s=_waited_s(info),
             )
         except FogError as error:
             self.get_logger().error(f"{action.topic}: {error}", throttle_duration_sec=5.0)
@@ -275,6 +280,16 @@ class RobotNode(FogNode):
         """Images lost on purpose, where they are."""
         faults = self._faults
         return {} if faults is None else {"images": faults.images, "images_lost": faults.lost}
+
+
+def _waited_s(info: Any) -> float:
+    """For how long a message has waited in the middleware for its callback, s.
+
+    A command of a driver that has died meanwhile must not count as a new one.
+    """
+    waited_s = (time.time_ns() - info["received_timestamp"]) * 1e-9
+    # Not every middleware tells, and somebody may have set the clock.
+    return waited_s if 0.0 <= waited_s <= _BELIEVABLE_S else 0.0
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from fog_bringup.benchmarks.benchmark_policy import (
     step_times,
     write_untrained,
 )
-from fog_bringup.benchmarks.deployment import measure
+from fog_bringup.benchmarks.deployment import measure, phase_spread_s
 from fog_bringup.benchmarks.deployment_picture import draw_runs, percentiles_over_time
 from fog_bringup.benchmarks.one_core import one_core
 from fog_bringup.report_theme import LIGHT, png
@@ -106,8 +106,19 @@ def test_the_picture_can_do_without_a_single_latency() -> None:
         "declared_hz": 5.0, "achieved_hz": None, "missed": 0, "camera_period_ms": 100.0,
         "jitter_ms": {"p99": None}, "rss_mb_start": 400.0, "rss_mb_end": 401.0,
     }  # fmt: skip
-    empty = {"latency_ms": [], "interval_ms": [], "memory_s": [0, 1], "memory_mb": [400, 401]}
-    full = {**empty, "latency_ms": [30.0, 31.0], "interval_ms": [200.0, 201.0]}
+    empty = {
+        "latency_ms": [],
+        "image_age_ms": [],
+        "interval_ms": [],
+        "memory_s": [0, 1],
+        "memory_mb": [400, 401],
+    }
+    full = {
+        **empty,
+        "latency_ms": [30.0, 31.0],
+        "image_age_ms": [20.0, 21.0],
+        "interval_ms": [200.0, 201.0],
+    }
     drawn = png(lambda theme: draw_runs([run, run], [empty, full], theme), LIGHT)
     assert drawn.startswith(b"\x89PNG")
 
@@ -117,6 +128,25 @@ def test_impossible_options_are_refused(tmp_path: Path) -> None:
         measure(None, minutes=0.0, rates=(5.0,))
     with pytest.raises(FogError, match="no such folder"):
         measure(tmp_path / "none", minutes=0.1, rates=(5.0,))
+
+
+@pytest.mark.parametrize(
+    ("control_hz", "camera_hz", "ages_ms"),
+    [
+        (5.0, 10.0, [0.0]),
+        (20.0, 25.0, [0.0, 10.0, 20.0, 30.0]),
+        (12.0, 12.5, [10 * k / 3 for k in range(24)]),
+        (20.0, 20.0, [0.0]),
+        (25.0, 10.0, [0.0, 20.0, 40.0, 60.0, 80.0]),
+    ],
+)
+def test_the_ages_of_images_at_ticks_by_counting(
+    control_hz: float, camera_hz: float, ages_ms: list[float]
+) -> None:
+    # Of ticks and images that begin together, 0.001 ms after it.
+    found = {round((1e3 * k / control_hz + 1e-3) % (1e3 / camera_hz), 2) for k in range(1000)}
+    assert sorted(found) == pytest.approx(ages_ms, abs=0.02)
+    assert 1e3 * phase_spread_s(control_hz, camera_hz) == pytest.approx(max(ages_ms))
 
 
 @pytest.mark.slow
@@ -137,6 +167,9 @@ def test_one_json_object_with_what_was_measured(tmp_path: Path) -> None:
     assert run["camera_period_ms"] == pytest.approx(40.0)
     assert run["beyond_camera_ms"] == pytest.approx(run["latency_ms"]["p99"] - 40.0)
     assert 50 < run["rss_mb_start"] <= run["rss_mb_max"] < 5000
+    assert run["image_age_ms"]["p50"] <= run["latency_ms"]["p50"]
+    assert run["phase_spread_ms"] == pytest.approx(30.0)
+    assert run["long_intervals"] >= 0 and run["waits"] >= 0
     assert run["missed"] >= 0 and run["rss_mb_end"] > 50
     assert run["robot"]["kind"] == "synthetic" and run["robot"]["camera_hz"] == 25.0
     assert picture.read_bytes().startswith(b"\x89PNG")

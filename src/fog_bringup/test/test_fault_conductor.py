@@ -23,6 +23,7 @@ class ToldChain:
         says: On /diagnostics.
         goes_on_by: ``itself``, ``reset``, ``activate``, ``restart`` or nothing.
         twitches: A command that is not zero comes while the fault goes on.
+        lost_s: Of the robot's time while the fault goes on.
     """
 
     def __init__(
@@ -32,11 +33,12 @@ class ToldChain:
         goes_on_by: str = "itself",
         *,
         twitches: bool = False,
+        lost_s: float = 0.0,
     ) -> None:
         self.task = find_task("reach_cube")
         self.asked: list[str] = []
         self._stop_s, self._says, self._goes_on_by = stop_s, says, goes_on_by
-        self._twitches = twitches
+        self._twitches, self._lost_s = twitches, lost_s
         self._told: list[dict[str, Any]] = []
         self._command(True, time.time_ns() - 10**9)
 
@@ -54,6 +56,9 @@ class ToldChain:
                     "text": self._says,
                 }
             )
+            if self._lost_s:
+                lost = {"event": "lost", "ns": stop_ns + 1, "seconds": self._lost_s}
+                self._told.append(lost)
             if self._twitches:
                 self._command(True, stop_ns + 2)
                 self._command(False, stop_ns + 3)
@@ -141,6 +146,14 @@ def test_a_stop_after_the_limit_is_late() -> None:
     result = inject(ToldChain(stop_s=0.36))
     assert result["late"] and not result["safe"]
     assert result["finding"].endswith("stopped after 0.360 s, limit 0.350 s")
+
+
+def test_a_late_stop_tells_of_a_robot_that_got_no_processor() -> None:
+    result = inject(ToldChain(stop_s=0.36, lost_s=0.8))
+    assert result["late"] and not result["safe"], "late is late"
+    assert result["robot_lost_s"] == 0.8
+    assert "got no processor meanwhile and gave up 0.8 s of its time" in result["finding"]
+    assert inject(ToldChain(lost_s=0.8))["finding"] == ""
 
 
 def test_a_twitch_while_the_fault_goes_on_is_not_safe() -> None:

@@ -166,6 +166,50 @@ def test_a_command_is_obeyed_until_it_times_out() -> None:
     assert moved == pytest.approx([0.02] * 11 + [0.0] * 19)
 
 
+class Stalling(Cart):
+    """Stands still for a while, wall time, in the first step in which it moves."""
+
+    stall_s = 1.3
+
+    def step(self, command: npt.ArrayLike) -> None:
+        super().step(command)
+        if np.any(command) and self.stall_s:
+            time.sleep(self.stall_s)
+            self.stall_s = 0.0
+
+
+@pytest.mark.parametrize(("wall", "steps"), [(True, 1), (False, 51)])
+def test_a_command_times_out_while_the_robot_s_thread_stands_still(wall: bool, steps: int) -> None:
+    """Skipped robot time made a command with wall stamps last 1.3 s longer than it may.
+
+    By robot time the stall has no length: the command is obeyed up to and including the step that
+    begins 1 s after it.
+    """
+    wall_ns = time.time_ns if wall else None
+    with running(cart=Stalling, command_timeout_s=1.0, speed=1.0, wall_ns=wall_ns) as run:
+        run.start(1)
+        run.loop.command(np.array([1.0, 0.0, 0.0]))
+        run.limit, run.reached = 60, threading.Event()
+        run.go_on.set()
+        assert run.reached.wait(30.0)
+        assert run.loop.pace.skipped_s > 1.0
+    moved = np.diff(run.positions()[:60])
+    assert np.count_nonzero(moved) == pytest.approx(steps, abs=1 if steps > 1 else 0)
+
+
+@pytest.mark.parametrize("wall", [True, False])
+def test_a_command_is_as_old_as_its_way_to_the_robot_was_long(wall: bool) -> None:
+    """Read from the middleware too late: no longer obeyed; robot time waits for its driver."""
+    wall_ns = time.time_ns if wall else None
+    with running(command_timeout_s=20.0, speed=1.0, wall_ns=wall_ns) as run:
+        run.start(1)
+        assert run.loop.command(np.array([1.0, 0.0, 0.0]), waited_s=20.5)
+        run.limit, run.reached = 5, threading.Event()
+        run.go_on.set()
+        assert run.reached.wait(30.0)
+    assert np.any(np.diff(run.positions()[:5])) != wall
+
+
 def test_what_is_not_finite_or_of_another_size_is_refused() -> None:
     with running() as run:
         assert not run.loop.command(np.array([np.nan, 0.0, 0.0]))
@@ -219,6 +263,24 @@ def test_wall_stamps_follow_the_wall_clock_on_the_control_grid() -> None:
     assert all(stamp % (100 * MS) == 0 for stamp in pictures)
     assert np.median(late[:26]) < 20 * MS * crowding()
     assert min(late[:26]) > -5 * MS
+
+
+@pytest.mark.parametrize("jump_s", [-30, 30])
+def test_stamps_follow_a_wall_clock_that_is_set(jump_s: int) -> None:
+    """Without that, whoever reads them would find them too old, or too new, for good."""
+    shift_ns = [0]
+    with running(speed=1.0, wall_ns=lambda: time.time_ns() + shift_ns[0]) as run:
+        run.start(11)
+        shift_ns[0] = jump_s * 10**9
+        run.limit, run.reached = 40, threading.Event()
+        run.go_on.set()
+        assert run.reached.wait(30.0)
+    stamps = np.array([f.stamp_ns for f in run.frames[:40]])
+    # One frame had been computed before.
+    assert np.count_nonzero(np.abs(np.diff(stamps)) > 10 * 10**9) == 1
+    assert stamps[-1] - stamps[0] == pytest.approx(jump_s * 1e9, abs=9e9)
+    pictures = [f.stamp_ns for f in run.frames[:40] if len(f.messages) > 3]
+    assert all(stamp % (100 * MS) == 0 for stamp in pictures), "still on the control grid"
 
 
 def test_robot_time_waits_for_an_overdue_command() -> None:

@@ -99,7 +99,7 @@ class BatchedController:
         one = self._robots[robot]
         wanted = one.inputs.observed()
         for topic, _, data in encoded:
-            if topic in wanted:
+            if topic in wanted and not one.inputs.ran_back(now_ns):
                 one.inputs.receive(topic, data, now_ns)
         one.now_ns = now_ns
 

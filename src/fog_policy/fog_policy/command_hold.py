@@ -66,6 +66,16 @@ class CommandHold:
         self._cruise = distance / needed_s
         self._set_ns = self._here_ns = now_ns
 
+    def went_out(self, command: Command, now_ns: int) -> None:
+        """The way goes on from what was published, and the time for it counts from then.
+
+        Args:
+            command: ``[action]``: from :meth:`at`, or what may be published instead.
+            now_ns: Taken just after it was published.
+        """
+        if self._set_ns is not None:
+            self._here, self._here_ns = command, max(now_ns, self._here_ns)
+
     def expired(self, now_ns: int) -> bool:
         """Whether a command is in force that is too old, or seems to lie in the future."""
         if self._set_ns is None:

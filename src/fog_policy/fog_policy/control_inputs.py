@@ -29,8 +29,6 @@ JOY_TYPE = "sensor_msgs/msg/Joy"
 class Arrival:
     """What a message means beyond its content."""
 
-    ran_back: bool = False
-    """The clock has jumped back: everything before is forgotten, and the message with it."""
     new_episode: bool = False
     """It shows that an episode has begun; images of the one before are forgotten."""
     told: Command | None = None
@@ -101,7 +99,7 @@ class ControlInputs:
     def receive(
         self, topic: str, data: bytes, now_ns: int, in_force: Command | None = None
     ) -> Arrival:
-        """Take a message.
+        """Take a message; where the clock may jump, :meth:`ran_back` is asked before.
 
         Args:
             topic: One of :meth:`topics`.
@@ -110,8 +108,7 @@ class ControlInputs:
             in_force: ``[action]``: what the robot is being told, physical units; None: it is not
                 looked whether the camera is frozen.
         """
-        if self.ran_back(now_ns):
-            return Arrival(ran_back=True)
+        self._clock_ns = max(self._clock_ns, now_ns)
         task = self._task
         if topic in self._buffer.topics():
             taken = self._buffer.receive(topic, data, now_ns)
@@ -136,9 +133,12 @@ class ControlInputs:
             Whether it has.
         """
         jumped = now_ns < self._clock_ns - self._task.period_ns
-        self._clock_ns = now_ns if jumped else max(self._clock_ns, now_ns)
         if jumped:
+            # What was sent before the jump may still be on its way, stamped far ahead of the new
+            # time: until that comes, it would pass for the newest of its stream.
+            self._buffer.refuse_ahead(self._task.period_ns, until_ns=self._clock_ns)
             self.clear()
+        self._clock_ns = now_ns if jumped else max(self._clock_ns, now_ns)
         return jumped
 
     def has_image(self) -> bool:

@@ -100,10 +100,9 @@ class ControlLoop:
         Returns:
             Whether a new episode has begun.
         """
-        arrival = self._inputs.receive(topic, data, now_ns, self._filter.in_force)
-        if arrival.ran_back:
-            self._begin_anew()
+        if self.ran_back(now_ns):
             return True
+        arrival = self._inputs.receive(topic, data, now_ns, self._filter.in_force)
         if arrival.told is not None:
             self._compare(arrival.told)
         if arrival.new_episode:
@@ -112,6 +111,23 @@ class ControlLoop:
             self.report.episodes += 1
             self.report.restart_interval()
         return arrival.new_episode
+
+    def ran_back(self, now_ns: int) -> bool:
+        """Begin anew where the clock has jumped back (a bag that starts over, say).
+
+        What was observed and commanded before is forgotten, and so is what the policy still
+        answers to it. Whoever publishes has to tell the robot to stand.
+
+        Args:
+            now_ns: By the clock that also stamps the messages.
+
+        Returns:
+            Whether it has, since the call before.
+        """
+        if not self._inputs.ran_back(now_ns):
+            return False
+        self._begin_anew()
+        return True
 
     def has_image(self) -> bool:
         """Whether an image of this episode has come."""
@@ -139,8 +155,7 @@ class ControlLoop:
         Returns:
             What to ask the policy; a decision where there is nothing to show it.
         """
-        if self._inputs.ran_back(now_ns):
-            self._begin_anew()
+        self.ran_back(now_ns)
         observation = self._inputs.observation(now_ns)
         if isinstance(observation, Reason):
             # A step that cannot be built breaks the episode, on the robot as in the recordings;
@@ -221,6 +236,15 @@ class ControlLoop:
         """Decide on a zero command outside the rhythm of ticks."""
         return self._stopped((reason,))
 
+    def went_out(self, command: Command) -> None:
+        """Take what was published in a decision's place for what the robot was told.
+
+        Args:
+            command: ``[action]``, physical units.
+        """
+        if not self._shadow:
+            self._filter.in_force = command
+
     def let_go_on(self) -> None:
         """A person has looked and says so: release what latched."""
         self.emergency_stop.reset()
@@ -271,6 +295,9 @@ class ControlLoop:
     def _begin_anew(self) -> None:
         """The clock has jumped back."""
         self._forget()
+        self._guard.reset()
+        if not self._shadow:
+            self._filter.stop()
         self._image_ns = None
         self._previous_ns = None
         self.report.restart_interval()

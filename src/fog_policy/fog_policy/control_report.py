@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fog_policy.deadlines import Deadlines
+
 _JITTER_BIN_MS = 0.01
 _JITTER_BINS = 10_000
 """Jitter is counted in bins, up to 100 ms: at 50 Hz, values would fill the memory in the end."""
+_LONG = 1.5
+"""An interval between two decisions is long from so many control periods on."""
 _SERIES = 15_000
 """The written report holds so many of the newest latencies and intervals, for its picture: those of
 ten minutes at 20 Hz and more."""
@@ -33,14 +37,19 @@ class ControlReport:
         self.commands = 0
         """Commands published, zero commands included."""
         self.episodes = 1
-        self.missed_deadlines = 0
-        """Control periods in which no command was published."""
+        self.deadlines = Deadlines(1e9 / declared_hz)
+        """Told of every tick, and of every decision."""
+        self.long_intervals = 0
+        """Intervals between two decisions of more than 1.5 control periods. Nothing is missed where
+        one comes early in its period and the next one late, but the robot feels it."""
         self.repeated_images = 0
         """Commands computed from an image that had been used before."""
         self.resets = 0
         """How often the policy forgot the past."""
         self.overruns = 0
         """Ticks at which the policy was still busy with the one before."""
+        self.waits = 0
+        """Ticks that waited a moment for an image that was overdue."""
         self.published = 0
         """Messages published, between the commands too."""
         self.about: dict[str, Any] = {}
@@ -53,6 +62,7 @@ class ControlReport:
         self._last_ns: int | None = None
         self._intervals_ns = array("d")
         self._latency_ns = array("d")
+        self._image_age_ns = array("d")
         self._inference_ns = array("d")
         self._image_ns: int | None = None
         self._stopped_by: frozenset[str] = frozenset()
@@ -60,8 +70,13 @@ class ControlReport:
         self._stopped_commands: Counter[str] = Counter()
         self._limits: Counter[str] = Counter()
 
+    @property
+    def missed_deadlines(self) -> int:
+        """Ticks without a decision in time; see :mod:`fog_policy.deadlines`."""
+        return self.deadlines.missed
+
     def tick(self, now_ns: int) -> None:
-        """Note that a command was published.
+        """Note that a tick's decision was published.
 
         Args:
             now_ns: When, by the node's clock.
@@ -70,22 +85,27 @@ class ControlReport:
         if self._last_ns is not None:
             interval = now_ns - self._last_ns
             self._intervals_ns.append(interval)
-            if interval > 1.5 * self._period_ns:
-                self.missed_deadlines += round(interval / self._period_ns) - 1
+            self.long_intervals += interval > _LONG * self._period_ns
         self._last_ns = now_ns
 
     def restart_interval(self) -> None:
         """Do not count the time up to the next tick: the loop is being aligned to the camera."""
         self._last_ns = None
+        self.deadlines.restart()
 
-    def driven(self, image_ns: int, latency_ns: float, inference_ns: float) -> None:
+    def driven(
+        self, image_ns: int, latency_ns: float, inference_ns: float, image_age_ns: float
+    ) -> None:
         """Note a command that the policy computed and the filter let pass.
 
         Args:
             image_ns: Stamp of the image it was computed from.
             latency_ns: From that stamp to the command, by the node's clock.
             inference_ns: Wall time of the policy alone.
+            image_age_ns: From that stamp to the tick that took the image: the part of the latency
+                that the camera's period, the image's way and the phase of the ticks make up.
         """
+        self._image_age_ns.append(image_age_ns)
         self._latency_ns.append(latency_ns)
         self._inference_ns.append(inference_ns)
         self.repeated_images += image_ns == self._image_ns
@@ -118,8 +138,7 @@ class ControlReport:
         Args:
             now_ns: When the loop ended, by the node's clock.
         """
-        if self._last_ns is not None and now_ns - self._last_ns > 1.5 * self._period_ns:
-            self.missed_deadlines += round((now_ns - self._last_ns) / self._period_ns) - 1
+        self.deadlines.end(now_ns)
         self._last_ns = None
 
     def filtered(self, stops: Sequence[str], limits: Sequence[str]) -> None:
@@ -156,7 +175,9 @@ class ControlReport:
             "episodes": self.episodes,
             "missed_deadlines": self.missed_deadlines,
             "repeated_images": self.repeated_images,
+            "long_intervals": self.long_intervals,
             "latency_ms": _percentiles(self._latency_ns[-newest:]),
+            "image_age_ms": _percentiles(self._image_age_ns[-newest:]),
             "inference_ms": _percentiles(self._inference_ns[-newest:]),
             "stops": {
                 cause: {"events": self._stops[cause], "commands": self._stopped_commands[cause]}
@@ -165,6 +186,7 @@ class ControlReport:
             "limits": dict(sorted(self._limits.items())),
             "resets": self.resets,
             "overruns": self.overruns,
+            "waits": self.waits,
             "published": self.published,
             "jitter_ms": self._jitter_ms(),
             **self._comparison(),
@@ -172,9 +194,10 @@ class ControlReport:
         }
 
     def series(self) -> dict[str, list[float]]:
-        """The newest latencies, inference times and intervals one by one, ms, oldest first."""
+        """The newest latencies and their parts and the intervals, one by one, ms, oldest first."""
         arrays = {
             "latency_ms": self._latency_ns,
+            "image_age_ms": self._image_age_ns,
             "inference_ms": self._inference_ns,
             "interval_ms": self._intervals_ns,
         }
@@ -221,7 +244,9 @@ class ControlReport:
             f"achieved rate     {_number(report['achieved_hz'])} Hz",
             f"commands          {self.commands}, published {self.published} times",
             f"missed deadlines  {self.missed_deadlines}",
+            f"long intervals    {self.long_intervals}",
             f"image to command  {_line(report['latency_ms'])}",
+            f"image at the tick {_line(report['image_age_ms'])}",
             f"inference         {_line(report['inference_ms'])}",
             f"timer jitter      {_line(report['jitter_ms'])}",
             f"policy resets     {self.resets}, episodes {self.episodes}",

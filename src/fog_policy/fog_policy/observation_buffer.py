@@ -103,6 +103,7 @@ class ObservationBuffer:
     def __init__(self, task: TaskConfig) -> None:
         self._task = task
         self._decoded: tuple[_Frame, ImageArray] | None = None
+        self._ahead_ns, self._ahead_until_ns = _FUTURE_NS, 0
         self.clear()
 
     def clear(self) -> None:
@@ -141,7 +142,8 @@ class ObservationBuffer:
             # As in the importer, a stamp that a driver leaves at zero is none.
             stamp_ns = header_stamp_ns(message)
             time_ns = stamp_ns or now_ns
-            if time_ns > now_ns + _FUTURE_NS:
+            ahead_ns = self._ahead_ns if now_ns < self._ahead_until_ns else _FUTURE_NS
+            if time_ns > now_ns + ahead_ns:
                 raise FogError(
                     f"stamped {(time_ns - now_ns) / 1e9:.1f} s ahead of this node's clock; do both "
                     "follow the same one (use_sim_time)?"
@@ -160,6 +162,15 @@ class ObservationBuffer:
             return None
         self._errors.pop(topic, None)
         return Taken(time_ns, values)
+
+    def refuse_ahead(self, ahead_ns: int, *, until_ns: int) -> None:
+        """Take no message for now that is stamped further ahead than this.
+
+        Args:
+            ahead_ns: Between the present and the stamp.
+            until_ns: Up to this time.
+        """
+        self._ahead_ns, self._ahead_until_ns = ahead_ns, until_ns
 
     def forget_images_before(self, time_ns: int) -> None:
         """Drop the images that arrived earlier: they belong to the previous episode."""

@@ -18,6 +18,7 @@ from fog_policy.bundle_fit import messages_misfit
 from fog_policy.callback_guard import CallbackGuard
 from fog_policy.clock_watch_node import ClockWatch
 from fog_policy.command_limits import Command
+from fog_policy.command_outlet import CommandOutlet
 from fog_policy.control_loop import ControlLoop
 from fog_policy.encoding import encode_command
 from fog_policy.topic_fit_node import graph_misfit, listen
@@ -67,6 +68,9 @@ class RobotTopics:
     ) -> None:
         self._node, self._loop, self._clock = node, loop, clock
         self._shadow, self._pause_s = shadow, pause_s
+        self._outlet = CommandOutlet(
+            np.asarray(loop.task.safety.slew_per_s), 1.0 / loop.task.control_hz
+        )
         self._inputs: list[Any] = []
         inputs = {t: (kind, _input_qos(loop, t)) for t, kind in loop.topics().items()}
         classes = {t: (_message_class(kind), qos) for t, (kind, qos) in inputs.items()}
@@ -106,16 +110,23 @@ class RobotTopics:
         """
         self._proposals.publish(encode_command(self._loop.task, command, self._clock.now_ns()))
 
-    def publish(self, command: Command) -> None:
+    def publish(self, command: Command) -> Command:
         """Publish a command.
 
         Args:
             command: ``[action]``, physical units.
+
+        Returns:
+            What was published: the command, or what may follow the last one.
         """
         if self._shadow:
-            return
-        self._commands.publish(encode_command(self._loop.task, command, self._clock.now_ns()))
+            return command
+        clock, outlet = self._clock, self._outlet
+        command = outlet.bounded(command, clock.steady_ns())
+        self._commands.publish(encode_command(self._loop.task, command, clock.now_ns()))
+        outlet.went_out(command, clock.steady_ns())
         self._loop.report.published += 1
+        return command
 
     def publish_zeros(self) -> None:
         """Zero commands until the transport has acknowledged them.
@@ -142,8 +153,9 @@ class RobotTopics:
         data = encode_command(task, np.zeros(task.action_size), now_ns)
         # A lifecycle publisher says nothing while its node is inactive.
         self._until_acknowledged(lambda: Publisher.publish(self._commands, data))
+        self._outlet.went_out(np.zeros(task.action_size), self._clock.steady_ns())
 
-    def _until_acknowledged(self, publish: Callable[[], None]) -> None:
+    def _until_acknowledged(self, publish: Callable[[], object]) -> None:
         deadline = time.monotonic() + _ACKNOWLEDGED_S
         sent, arrived = 0, False
         while not (arrived and sent >= _ZEROS) and time.monotonic() < deadline:

@@ -7,12 +7,14 @@ the policy node's own report and what /proc says of its memory.
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,10 +75,14 @@ def measure(
         ``policy`` (what was deployed), ``policy_step_ms`` (of the policy alone, on one core and one
         thread: for each backend ``p50``, ``p99``, ``max``), ``runs``: for each rate
 
-        - ``declared_hz``, ``achieved_hz``, ``seconds``, ``commands``, ``missed`` (control periods
-          without a command), ``overruns`` and ``stops`` (what stopped the robot, how often);
+        - ``declared_hz``, ``achieved_hz``, ``seconds``, ``commands``, ``missed`` (ticks without a
+          decision in time, see :mod:`fog_policy.deadlines`), ``long_intervals`` (of more than 1.5
+          control periods between two decisions), ``overruns``, ``waits`` (ticks that waited a
+          moment for an image that was overdue) and ``stops`` (what stopped the robot, how often);
         - ``latency_ms``: image stamp to command, ``p50``, ``p99``, ``max``; ``camera_period_ms``,
-          and ``beyond_camera_ms``, the latency's p99 minus that;
+          and ``beyond_camera_ms``, the latency's p99 minus that; ``image_age_ms``, the part of the
+          latency that had passed when the tick took the image; ``phase_spread_ms``, by how much
+          these ages differ though nothing is late, see :func:`phase_spread_s`;
         - ``jitter_ms``: by how much the command timer was off, the same three;
         - ``rss_mb_start``, ``rss_mb_end``, ``rss_mb_max`` of the policy node, from a tenth of the
           run on; ``cores`` that it took;
@@ -197,6 +203,8 @@ def _figures(
         "seconds": control["seconds"],
         "commands": control["commands"],
         "missed": control["missed_deadlines"],
+        "long_intervals": control["long_intervals"],
+        "waits": control["waits"],
         "overruns": control["overruns"],
         "stops": {cause: count["events"] for cause, count in control["stops"].items()},
         "backend": control["backend"],
@@ -204,6 +212,8 @@ def _figures(
         "latency_ms": latency,
         "camera_period_ms": camera_ms,
         "beyond_camera_ms": None if latency["p99"] is None else latency["p99"] - camera_ms,
+        "image_age_ms": control["image_age_ms"],
+        "phase_spread_ms": 1e3 * phase_spread_s(control["declared_hz"], camera_hz),
         "inference_ms": control["inference_ms"],
         "jitter_ms": control["jitter_ms"],
         "rss_mb_start": settled[0],
@@ -218,6 +228,22 @@ def _figures(
         "memory_mb": memory.rss_mb,
     }
     return figures, curves
+
+
+def phase_spread_s(control_hz: float, camera_hz: float) -> float:
+    """By how much the newest image's age differs from tick to tick, though nothing is late, s.
+
+    After the greatest common divisor g of both periods the ticks lie as before to the images, so
+    that the newest image is a, a + g, a + 2g, ... old, short of a camera period: at 20 and 25 Hz,
+    0, 10, 20 and 30 ms older than the youngest. Where the control rate divides the camera's, it
+    is 0.
+    """
+    control, camera = (1 / Fraction(hz).limit_denominator(1000) for hz in (control_hz, camera_hz))
+    shared = Fraction(
+        math.gcd(control.numerator * camera.denominator, camera.numerator * control.denominator),
+        control.denominator * camera.denominator,
+    )
+    return float(camera - shared)
 
 
 def _robot_alone(task: TaskConfig, camera_hz: float) -> dict[str, Any]:

@@ -54,6 +54,9 @@ def _latency(place: Axes, run: Mapping[str, Any], curves: Mapping[str, Any], the
     place.plot(at, p50, color=theme.blue, linewidth=1.4, label="p50")
     period = run["camera_period_ms"]
     place.axhline(period, color=theme.muted, linewidth=0.9, linestyle="--", label="camera period")
+    if ages := curves.get("image_age_ms"):
+        at, _, p99 = percentiles_over_time(minutes[: len(ages)], np.asarray(ages, np.float64))
+        place.plot(at, p99, color=theme.green, linewidth=1.0, label="p99 at the tick")
     place.set_ylim(0, max(1.15 * period, 1.1 * float(np.percentile(values, 99.9))))
     legend(place, loc="upper right", ncols=3)
 

@@ -7,6 +7,7 @@ Every line has ``event`` and ``ns``, when it was published by the clock of the m
 - ``command``: the commands have become zero, or not zero (``moving``)
 - ``wrong``: a command that should never have been sent, and why (``problems``)
 - ``diagnostics``: the status ``name`` has another ``level`` or ``text``
+- ``lost``: the robot's node has given up ``seconds`` of its time, because it got no processor
 - ``tally``: what was counted so far (:class:`.command_watch.Tally`)
 - ``reply``: of a service, ``id`` as in the request, ``ok`` and ``text``
 
@@ -39,6 +40,7 @@ from fog_world_model.ros_environment import prepare
 from fog_world_model.task import TaskConfig, load_task
 
 _DEPTH = 200
+_PACE = "robot_node: pace"
 _SERVICE_S = 30.0
 """A service that does not answer for so long has failed."""
 
@@ -56,6 +58,7 @@ class FaultWatch:
         self._watch = CommandWatch(task)
         self._moving: bool | None = None
         self._statuses: dict[str, tuple[int, str]] = {}
+        self._lost_s: float | None = None
         self._clients: dict[str, Client[Any, Any]] = {}
         self._waiting: list[tuple[Any, Any, Any, float]] = []
         """Client, request, id and deadline of calls whose service is not there yet."""
@@ -129,6 +132,14 @@ class FaultWatch:
                 level, text = found
                 published_ns = info["source_timestamp"]
                 _tell("diagnostics", published_ns, name=status.name, level=level, text=text)
+            if status.name == _PACE:
+                self._follow_pace({v.key: v.value for v in status.values}, info["source_timestamp"])
+
+    def _follow_pace(self, values: dict[str, str], published_ns: int) -> None:
+        before_s, self._lost_s = self._lost_s, float(values["skipped_s"])
+        # A node that was started again counts anew.
+        if before_s is not None and self._lost_s > before_s:
+            _tell("lost", published_ns, seconds=round(self._lost_s - before_s, 3))
 
 
 def _tell(event: str, ns: int, **values: Any) -> None:

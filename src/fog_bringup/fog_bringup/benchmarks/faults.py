@@ -78,8 +78,9 @@ def measure(
         - ``findings``: every fault without a safe stop and every one not recovered from, in words;
         - ``wrong_commands``: the first few of them.
 
-        ``each``: every fault. ``picture``; ``interrupted``, whether Ctrl-C came before the end, and
-        ``error``, what else did, in words.
+        ``each``: every fault; its ``robot_lost_s`` is how much of its own time the robot's node
+        gave up around it, because it got no processor. ``picture``; ``interrupted``, whether
+        Ctrl-C came before the end, and ``error``, what else did, in words.
 
     Raises:
         FogError: An option is impossible, or the robot is not driven at all.
@@ -208,6 +209,8 @@ class _Conductor:
         over = len(chain.events())
         over_ns = self._end(injection)
         recovered_by, recovery_s = self._recover(injection, over, over_ns, stop is not None)
+        # The robot's node tells every second.
+        lost_s = sum(e["seconds"] for e in chain.events()[first:] if e["event"] == "lost")
         if stop is None and not injection.by_robot and not self._walked_at(at_ns):
             self._unasked += 1
             return None
@@ -226,6 +229,7 @@ class _Conductor:
             "recovered": recovered_by not in ("", "restart"),
             "recovered_by": recovered_by or "nothing",
             "recovery_s": recovery_s,
+            "robot_lost_s": lost_s,
             "unasked_stops": self._unasked,
             "falls": self._falls,
         }
@@ -377,6 +381,11 @@ class _Conductor:
             found.append("driven again while the fault went on")
         elif result["late"]:
             found.append(f"stopped after {result['stopped_after_s']:.3f} s, limit {limit_s:.3f} s")
+            if result["robot_lost_s"] > 0:
+                found.append(
+                    f"the robot's node got no processor meanwhile and gave up "
+                    f"{result['robot_lost_s']:.1f} s of its time"
+                )
         if not result["recovered"]:
             found.append("did not go on without a restart of the policy node")
         return f"{what}: {'; '.join(found)}" if found else ""
