@@ -20,7 +20,7 @@ class EvaluatePolicy:
     """
 
     bundles: Positional[tuple[Path, ...]]
-    """Bundle folders of one task."""
+    """Bundle folders of one task, or names of shipped policies."""
     output: Path
     """Folder for the page and the records."""
     driver: bool = False

@@ -25,6 +25,7 @@ from fog_bringup.node_processes import NodeProcesses
 from fog_bringup.progress import Report
 from fog_bringup.robots import Observation, make_robot
 from fog_bringup.robots.variations import STREAM
+from fog_policy.shipped_policies import find_bundle
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
@@ -60,8 +61,9 @@ def evaluate_over_ros(
 
     Args:
         task: The task; it must be the bundle's.
-        bundle: Folder of the bundle; None: the scripted driver that sees the ground truth, see
-            :mod:`fog_bringup.reference_drivers`, in a node of its own too.
+        bundle: Folder of the bundle, or the name of a shipped policy; None: the scripted
+            driver that sees the ground truth, see :mod:`fog_bringup.reference_drivers`, in a node
+            of its own too.
         seeds: One episode starts from each.
         output: JSON file for the record, written anew after every episode: what an interruption
             leaves is a record of the episodes before it. The nodes' logs lie beside it in
@@ -93,10 +95,8 @@ def evaluate_over_ros(
     """
     output = Path(output)
     steps = task.episode.max_steps if max_steps is None else max_steps
-    if (
-        bundle is not None and not Path(bundle).is_dir()
-    ):  # everything else about it is policy_node's to find out
-        raise FogError(f"bundle {bundle}: no such folder")
+    # Everything else about it is policy_node's to find out.
+    folder = None if bundle is None else find_bundle(bundle).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     domain = free_domain_id() if domain_id is None else domain_id
     sim = {"use_sim_time": not real_time}
@@ -125,7 +125,7 @@ def evaluate_over_ros(
             nodes.start(
                 "policy_node",
                 policy_command or [sys.executable, "-m", "fog_policy.policy_node"],
-                {"bundle": str(bundle), "report_path": str(policy_report or ""), **sim},
+                {"bundle": str(folder), "report_path": str(policy_report or ""), **sim},
             )
         nodes.start(
             "closed_loop_node",

@@ -29,6 +29,7 @@ from fog_policy.evaluation import (
     summarise_returns,
     wilson,
 )
+from fog_policy.shipped_policies import find_bundle
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
@@ -101,8 +102,8 @@ def contenders_of(bundles: Sequence[Path], *, driver: bool) -> tuple[TaskConfig,
     """Open bundles, and put beside them what they are measured against.
 
     Args:
-        bundles: Folders; each is called by its name without ``.bundle``, after its parent's where
-            two are called the same.
+        bundles: Folders, or names of shipped policies; each is called by its folder's name without
+            ``.bundle``, after its parent's where two are called the same.
         driver: Whether the scripted driver is one of them.
 
     Returns:
@@ -113,6 +114,7 @@ def contenders_of(bundles: Sequence[Path], *, driver: bool) -> tuple[TaskConfig,
     """
     if not bundles:
         raise FogError("evaluate policy: give at least one bundle")
+    bundles = [find_bundle(bundle) for bundle in bundles]
     task = load_bundle(bundles[0]).task
     for bundle in bundles[1:]:
         load_bundle(bundle, task)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fog_policy.actor_critic import Actor, ActorCriticConfig
 from fog_policy.recorded_surprise import has_range, surprise_of_store
@@ -273,7 +273,22 @@ def write_bundle(
     Raises:
         FogError: It cannot be written.
     """
-    weights = _Deployed(local, actor).state_dict()
+    return write_weights(_Deployed(local, actor).state_dict(), output, manifest)
+
+
+def write_weights(
+    weights: Mapping[str, Tensor], output: str | os.PathLike[str], manifest: dict[str, Any]
+) -> Bundle:
+    """Write weights as a bundle, in the precision that they have.
+
+    Args:
+        weights: Those of encoder, RSSM and actor, under the names that they have in a bundle.
+        output: The bundle's folder.
+        manifest: See :func:`write_bundle`.
+
+    Raises:
+        FogError: It cannot be written.
+    """
     content = {**manifest, "kind": "bundle", "weights_sha256": ""}
     # The hash is that of the file, so the file is written first, in the same swap.
     save_checkpoint(output, {WEIGHTS: weights}, content)
