@@ -12,7 +12,7 @@ import random
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -56,6 +56,9 @@ def evaluate_over_ros(
     policy_report: str | os.PathLike[str] | None = None,
     robot_parameters: dict[str, Any] | None = None,
     policy_command: Sequence[str] | None = None,
+    films: str | os.PathLike[str] | None = None,
+    filmed: Sequence[int] = (),
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Record:
     """Let a bundle drive the simulated robot over ROS topics, each node in a process of its own.
 
@@ -85,6 +88,10 @@ def evaluate_over_ros(
         robot_parameters: More parameters of robot_node, for example ``image_height``.
         policy_command: What to start instead of policy_node: a command line that takes
             ``--ros-args`` and makes a lifecycle node of that name.
+        films: Folder for the pictures of episodes, ``<seed>.npz``, see
+            :class:`fog_bringup.closed_loop_film.Take`; None: none are kept.
+        filmed: Seeds of those episodes.
+        stopped: Asked now and then whether to give up.
 
     Returns:
         The record, as it was written.
@@ -92,6 +99,7 @@ def evaluate_over_ros(
     Raises:
         FogError: There is no such bundle, or a node ended early or did not answer; the message
             shows what it said last.
+        KeyboardInterrupt: ``stopped`` said so; what was finished is in ``output``.
     """
     output = Path(output)
     steps = task.episode.max_steps if max_steps is None else max_steps
@@ -136,6 +144,11 @@ def evaluate_over_ros(
                 "output": str(output.resolve()),
                 "max_steps": steps,
                 "count_images": any(name in STREAM for name in vary),
+                **(
+                    {"films": str(Path(films).resolve()), "filmed": list(filmed)}
+                    if films is not None and filmed
+                    else {}
+                ),
                 **({"policy": ""} if bundle is None else {}),
                 **sim,
             },
@@ -148,7 +161,7 @@ def evaluate_over_ros(
             if word == "episode" and progress is not None:
                 progress("closed loop over ROS", int(rest.split("/")[0]), len(seeds))
 
-        nodes.wait_for("closed_loop_node", limit_s, on_line)
+        nodes.wait_for("closed_loop_node", limit_s, on_line, stopped)
     record: Record = json.loads(output.read_text())
     return record
 
@@ -295,13 +308,17 @@ def episode_record(
     }
 
 
-def free_domain_id() -> int:
+def free_domain_id(taken: Collection[int] = ()) -> int:
     """A ROS_DOMAIN_ID that nobody on this machine uses.
+
+    Args:
+        taken: Those that are promised to somebody who does not use them yet.
 
     Raises:
         FogError: All are taken.
     """
-    candidates = list(range(1, 101))  # above, the ports may belong to outgoing connections
+    # Above 100, the ports may belong to outgoing connections.
+    candidates = [n for n in range(1, 101) if n not in taken]
     random.SystemRandom().shuffle(candidates)
     for domain in candidates:
         # RTPS: participant k of domain d listens on UDP port 7400 + 250 d + 10 + 2 k.

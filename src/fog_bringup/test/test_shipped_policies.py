@@ -10,7 +10,7 @@ import pytest
 from fog_bringup import launch_arguments
 from fog_bringup.benchmarks.benchmark_policy import make_policy, write_untrained
 from fog_bringup.cli import main
-from fog_bringup.closed_loop_report import contenders_of
+from fog_bringup.closed_loop_plan import contenders_of
 from fog_bringup.tasks import find_task
 from fog_policy.bundle import load_bundle
 from fog_policy.shipped_policies import policy_folders, policy_names
