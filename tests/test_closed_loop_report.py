@@ -35,7 +35,9 @@ def evaluate(*arguments: object) -> NodeProcess:
 
 
 @pytest.mark.slow
-def test_side_by_side_interrupted_and_gone_on_with(bundle: Path, tmp_path: Path) -> None:
+def test_side_by_side_interrupted_and_gone_on_with(
+    task: TaskConfig, bundle: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "report"
     arguments = (bundle, "--output", output, "--driver", "--limit", "3", "--speed", "8")
     arguments = (*arguments, "--vary", "lost-frames", "--episodes")
@@ -71,10 +73,11 @@ def test_side_by_side_interrupted_and_gone_on_with(bundle: Path, tmp_path: Path)
             # The same start states for all.
             same = next(e for e in after if e["seed"] == episode["seed"])
             assert episode["base"][0] == pytest.approx(same["base"][0], abs=0.03)
+    size = task.image.height, task.image.width
     for name in ("ahead", "driver"):
         for episode in records[name]["episodes"][:2]:
             take = Take.load(output / f"{name}_films" / f"{episode['seed']}.npz")
-            assert take.frames.shape == (len(episode["base"]), 64, 64, 3)
+            assert take.frames.shape == (len(episode["base"]), *size, 3)
             changed = np.abs(take.frames[-1].astype(float) - take.frames[0]).mean()
             assert changed > 2.0, "it has moved"
             if name == "ahead":

@@ -36,7 +36,7 @@ SECTIONS = {
     "success": "How often it succeeds",
     "variations": "When the robot or its world differs",
     "paths": "First ten episodes, good or bad",
-    "films": "Films of the first of them",
+    "films": "Films of the first episodes",
     "method": "How it was measured",
 }
 """Anchor -> heading."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,6 @@ from fog_world_model.data import messages
 from fog_world_model.errors import FogError
 
 TASK = find_task("push_cube")
-IMAGE = "sensor_msgs/msg/Image"
-
-
-def image_message(stamp_ns: int, pixels: npt.NDArray[np.uint8], encoding: str = "bgr8") -> bytes:
-    height, width = pixels.shape[:2]
-    return messages.serialise(
-        messages.make(
-            IMAGE,
-            header=messages.header(stamp_ns, "camera"),
-            height=height,
-            width=width,
-            encoding=encoding,
-            step=3 * width,
-            data=pixels.reshape(-1),
-        )
-    )
 
 
 def command_message(**linear: float) -> bytes:
@@ -44,16 +29,16 @@ def command_message(**linear: float) -> bytes:
     return messages.serialise(message)
 
 
-def test_pictures_are_those_that_the_policy_is_shown() -> None:
+def test_pictures_are_those_that_the_policy_is_shown(image_message: Callable[..., bytes]) -> None:
     generator = np.random.default_rng(0)
     sent = {t: generator.integers(0, 256, (96, 128, 3), dtype=np.uint8) for t in (10, 20, 40)}
     camera, buffer = FilmCamera(TASK), ObservationBuffer(TASK)
-    camera.receive(10, image_message(10, sent[10]))
+    camera.receive(10, image_message(sent[10], "bgr8", 10))
     assert not camera.has(10), "nobody has asked for an episode"
     camera.start()
     for stamp, pixels in sent.items():
-        camera.receive(stamp, image_message(stamp, pixels))
-    camera.receive(50, image_message(50, sent[10], "bayer"))
+        camera.receive(stamp, image_message(pixels, "bgr8", stamp))
+    camera.receive(50, image_message(sent[10], "bayer", 50))
     assert camera.has(40) and not camera.has(50)
     half = TASK.action.high[0] / 2
     take = camera.stop(
@@ -63,7 +48,7 @@ def test_pictures_are_those_that_the_policy_is_shown() -> None:
     assert take is not None and take.frames.shape == (5, 64, 64, 3)
     for frame, stamp in zip(take.frames, (10, 10, 10, 40, 40), strict=True):
         buffer.clear()
-        buffer.receive(TASK.image.topic, image_message(stamp, sent[stamp]), stamp)
+        buffer.receive(TASK.image.topic, image_message(sent[stamp], "bgr8", stamp), stamp)
         expected = buffer._image(buffer._frames[0])
         np.testing.assert_array_equal(frame, expected)
     assert np.isnan(take.commands[0]).all()
