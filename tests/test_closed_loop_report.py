@@ -41,7 +41,7 @@ def test_side_by_side_interrupted_and_gone_on_with(
     output = tmp_path / "report"
     arguments = (bundle, "--output", output, "--driver", "--limit", "3", "--speed", "8")
     arguments = (*arguments, "--vary", "lost-frames", "--episodes")
-    with evaluate(*arguments, 40) as run:
+    with evaluate(*arguments, 40, "--jobs", 2) as run:
         deadline = time.monotonic() + 1500.0
         while not (output / "ahead.now.json").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -52,8 +52,9 @@ def test_side_by_side_interrupted_and_gone_on_with(
     assert "Not complete" in page
     before = json.loads((output / "ahead.json").read_text())["episodes"]
     assert 1 <= len(before) < 40
+    assert (output / "driver.now_logs").is_dir(), "the next row ran at the same time"
 
-    with evaluate(*arguments, 2, "--jobs", 2, "--films", 2) as run:
+    with evaluate(*arguments, 2, "--films", 2) as run:
         assert run.wait(1800.0) == 0, run.output()
     figures = json.loads((output / "evaluation.json").read_text())
     assert figures["episodes"] == {"done": 12, "planned": 12}
@@ -70,9 +71,10 @@ def test_side_by_side_interrupted_and_gone_on_with(
         assert record["max_steps"] == 15
         for episode in record["episodes"]:
             assert len(episode["base"]) == len(episode["cube"]) <= 16, key
-            # The same start states for all.
-            same = next(e for e in after if e["seed"] == episode["seed"])
-            assert episode["base"][0] == pytest.approx(same["base"][0], abs=0.03)
+            # The same start states for all; side by side, some had more of them behind them than
+            # others when they were interrupted.
+            if same := next((e for e in after if e["seed"] == episode["seed"]), None):
+                assert episode["base"][0] == pytest.approx(same["base"][0], abs=0.03)
     size = task.image.height, task.image.width
     for name in ("ahead", "driver"):
         for episode in records[name]["episodes"][:2]:
@@ -82,6 +84,7 @@ def test_side_by_side_interrupted_and_gone_on_with(
             assert changed > 2.0, "it has moved"
             if name == "ahead":
                 np.testing.assert_allclose(take.commands[-1], (0.5, 0.0, 0.5), atol=0.05)
+        assert len(records[f"{name}.lost-frames"]["episodes"]) >= 2
         for episode in records[f"{name}.lost-frames"]["episodes"]:
             assert episode["conditions"] == {"image_loss": 0.05}
             assert 20 <= episode["images"] <= episode["pictures"] <= 30
