@@ -92,7 +92,7 @@ class ClosedLoopRecords:
             progress: Told the episodes done, of a row and of all together.
             finished: Given each row that has become complete.
             jobs: Rows over ROS topics measured side by side, each in nodes and a ROS domain of its
-                own; what needs no topics is measured in this thread meanwhile.
+                own; what needs no topics comes after them.
 
         Raises:
             FogError: A node failed; what was finished before is on record.
@@ -140,9 +140,6 @@ class ClosedLoopRecords:
             running = [
                 pool.submit(go_unless_given_up, row) for row in rows if row.contender.over_ros
             ]
-            for row in rows:
-                if not row.contender.over_ros:
-                    go_unless_given_up(row)
             done, _ = wait(running, return_when=FIRST_EXCEPTION)
             errors = [error for future in done if (error := future.exception()) is not None]
             # Those that were told to give up say nothing about why.
@@ -154,6 +151,9 @@ class ClosedLoopRecords:
             with exit_signals.ignored():
                 pool.shutdown(cancel_futures=True)
             self._given_up.clear()
+        for row in rows:
+            if not row.contender.over_ros:
+                go(row)
 
     def _left(self, row: Row) -> list[int]:
         known = {e["seed"] for e in self._records[row.key]["episodes"]}
