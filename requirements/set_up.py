@@ -288,12 +288,12 @@ def compile_modules(venv: Path) -> None:
 
 
 def shared_files() -> list[Path]:
-    """What goes to share/, relative to src/: manifests, launch files, settings, models, worlds."""
+    """What goes to share/, relative to src/: manifests, launch files, settings and so on."""
     source = ROOT / "src"
     found = []
     for package in PACKAGES:
         found.append(Path(package, "package.xml"))
-        for folder in ("launch", "config", "urdf", "worlds"):
+        for folder in ("launch", "config", "urdf", "worlds", "policies"):
             paths = sorted((source / package / folder).rglob("*"))
             found += [p.relative_to(source) for p in paths if p.is_file() and p.suffix != ".pyc"]
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import time
@@ -76,7 +77,12 @@ def test_what_the_robot_does_is_seen_and_stopped_over_http(
     node_environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    bundle = write_toy_bundle(task, tmp_path / "bundle", (0.5, -0.5, 0.25))
+    # Both nodes find it by its name, as they find a policy that ships.
+    policies, bundle = tmp_path / "share" / "fog_bringup" / "policies", "walks_ahead"
+    policies.mkdir(parents=True)
+    write_toy_bundle(task, policies / bundle, (0.5, -0.5, 0.25))
+    places = f"{tmp_path}{os.pathsep}{node_environment['AMENT_PREFIX_PATH']}"
+    node_environment = {**node_environment, "AMENT_PREFIX_PATH": places}
     heard: list[bool] = []
     robot.node.create_subscription(Bool, "/stop", lambda message: heard.append(message.data), 10)
     proposed = robot.node.create_publisher(Twist, "/policy_node/proposed_command", 10)
@@ -208,7 +214,7 @@ def test_a_policy_node_that_is_stuck_and_then_gone(
     [
         ([], "give -p task:=reach_cube or -p bundle:=FOLDER"),
         (["task:=no_task"], "known names are .*reach_cube"),
-        (["bundle:=/no/bundle"], "bundle /no/bundle: .* cannot be read"),
+        (["bundle:=/no/bundle"], "bundle /no/bundle: no such folder"),
         (["task:=reach_cube", "prot:=1"], "unknown parameter prot; known are task, bundle"),
         (["task:=reach_cube", "host:=192.0.2.1"], "host:=192.0.2.1: cannot be bound"),
     ],

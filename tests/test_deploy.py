@@ -162,7 +162,7 @@ def test_missing_bundle_ends_with_status_2(
 ) -> None:
     with NodeProcess(["fog", "deploy", str(tmp_path / "nowhere")], node_environment) as fog:
         assert fog.wait(60) == 2
-        assert "nowhere: no such folder; 'fog train policy' writes one" in fog.output()
+        assert "nowhere: no such folder, and no shipped policy of that name" in fog.output()
         assert "Traceback" not in fog.output()
 
 

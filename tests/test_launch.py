@@ -246,7 +246,7 @@ sys.exit(service.run())
         [
             ({"mode": "fly"}, "fly"),
             ({"mode": "deploy"}, "mode:=deploy needs bundle:=FOLDER"),
-            ({"mode": "deploy", "bundle": "/no/bundle"}, "bundle /no/bundle: .* cannot be read"),
+            ({"mode": "deploy", "bundle": "/no/bundle"}, "bundle /no/bundle: no such folder"),
             ({"mode": "sim", "robot": "go2"}, "it needs robot:=go2_sim"),
             ({"mode": "record", "robot": "go2", "speed": "4"}, "a real robot has speed:=1.0"),
             ({"mode": "sim", "bridge": "true"}, "it needs robot:=go2"),

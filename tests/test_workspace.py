@@ -173,7 +173,7 @@ def shares(package: str) -> set[Path]:
     """What a package has to have in its share, relative to it."""
     folder = REPOSITORY / "src" / package
     found = [folder / "package.xml", *folder.glob("launch/*.py")]
-    for room in ("config", "urdf", "worlds"):
+    for room in ("config", "urdf", "worlds", "policies"):
         found += [path for path in folder.glob(f"{room}/**/*") if path.is_file()]
     return {path.relative_to(folder) for path in found}
 

@@ -29,6 +29,7 @@ setup(
         *shared("config"),
         *shared("urdf"),
         *shared("worlds"),
+        *shared("policies"),
     ],
     install_requires=[
         "setuptools",

@@ -75,7 +75,7 @@ class Deploy:
     """Run a bundle on the robot whose topics are here: start policy_node and activate it."""
 
     bundle: Positional[Path]
-    """Bundle folder."""
+    """Bundle folder, or the name of a shipped policy."""
     report: Path | None = None
     """JSON file for rates, latencies and stops."""
     sim_time: bool = False

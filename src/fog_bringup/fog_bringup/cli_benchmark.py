@@ -207,7 +207,8 @@ class DeploymentBenchmark:
     """The control loop in real time: achieved rate, latency, jitter and memory."""
 
     bundle: Positional[Path | None] = None
-    """Bundle folder; an untrained policy of the usual size when none is given."""
+    """Bundle folder, or the name of a shipped policy; an untrained one of the usual size when
+    none is given."""
     json: bool = False
     """Print one JSON object."""
     minutes: float = 10.0
@@ -249,7 +250,8 @@ class FaultsBenchmark:
     """Faults while a robot walks: does it stop, in time, for the right reason, and go on?"""
 
     bundle: Positional[Path | None] = None
-    """Bundle folder; an untrained policy that walks in circles when none is given."""
+    """Bundle folder, or the name of a shipped policy; an untrained one that walks in circles when
+    none is given."""
     json: bool = False
     """Print one JSON object; otherwise a table."""
     faults: int = 200

@@ -14,13 +14,13 @@ from tyro.conf import Positional
 class EvaluatePolicy:
     """Closed-loop success of bundles over ROS topics, beside what they are measured against.
 
-    A page with the paths of the first episodes (evaluation.html), and JSON. Random commands and
-    standing are always measured. Finished episodes are kept: the same command goes on after an
-    interruption, and with more --episodes.
+    A page with paths and films of the first episodes (evaluation.html), and JSON. Random
+    commands and standing are always measured. Finished episodes are kept: the same command goes on
+    after an interruption, and with more --episodes.
     """
 
     bundles: Positional[tuple[Path, ...]]
-    """Bundle folders of one task."""
+    """Bundle folders of one task, or names of shipped policies."""
     output: Path
     """Folder for the page and the records."""
     driver: bool = False
@@ -36,11 +36,19 @@ class EvaluatePolicy:
     """Longest episode, s; 0: that of the task (push_cube: 40 s)."""
     speed: float = 4.0
     """Robot seconds per second; 0: as fast as possible."""
+    films: int = 4
+    """Show films of so many first episodes of each bundle and of the driver; 0: none, and no
+    pictures are kept."""
+    jobs: int = 1
+    """Measure so many bundles and variations side by side, each in nodes and a ROS domain of its
+    own. Two cores have enough to do with one."""
 
     def run(self) -> int:
         """Evaluate, write the page, and print JSON."""
         from fog_bringup.closed_loop_page import PAGE, printed, write_page
-        from fog_bringup.closed_loop_report import ClosedLoopReport, Plan, contenders_of
+        from fog_bringup.closed_loop_plan import Plan, Row, contenders_of
+        from fog_bringup.closed_loop_records import ClosedLoopRecords
+        from fog_bringup.closed_loop_report import figures_of, films_of, line
         from fog_bringup.progress import progress_bar
         from fog_bringup.report_page import require_writable
         from fog_bringup.robots.variations import parse_variations
@@ -53,19 +61,26 @@ class EvaluatePolicy:
             limit_s=self.limit,
             vary=parse_variations(self.vary, "--vary"),
             driver=self.driver,
+            films=self.films,
         )
         task, contenders = contenders_of(self.bundles, driver=self.driver)
         require_writable(self.output)
-        report = ClosedLoopReport(self.output, task, contenders, plan)
+        measured = ClosedLoopRecords(self.output, task, contenders, plan)
+
+        def show(row: Row) -> None:
+            text = line(row, figures_of(measured)["rows"][row.key])
+            print(text, file=sys.stderr, flush=True)
+
         with exit_signals.raised():
             try:
                 with progress_bar() as progress:
-                    report.measure(progress, lambda line: print(line, file=sys.stderr, flush=True))
+                    measured.measure(progress, show, jobs=self.jobs)
             finally:
                 with exit_signals.ignored():
-                    figures = report.figures()
+                    figures = figures_of(measured)
                     if figures["episodes"]["done"]:
-                        write_page(self.output, figures, report.records())
+                        films = films_of(measured, figures)
+                        write_page(self.output, figures, measured.records(), films)
                         print(self.output / PAGE, file=sys.stderr)
         print(json.dumps(printed(figures), indent=1))
         return 0

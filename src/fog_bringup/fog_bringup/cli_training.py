@@ -164,21 +164,49 @@ class TrainLocal(_WorldModelTraining):
 
 @dataclass
 class ExportWeights:
-    """Write the averaged weights of a world model alone, in 16 bits, in files of at most 16 MB."""
+    """Write what a repository can take: a world model's averaged weights alone, or a bundle.
+
+    A world model's are in 16 bits, in files of at most 16 MB. A bundle of at most 16 MB is checked
+    (its hashes, and that its task is the one that ships under that name) and copied as it is.
+    """
 
     checkpoint: Positional[Path]
-    """Checkpoint of a global or local model."""
+    """Checkpoint of a global or local model, or a bundle."""
     output: Positional[Path]
-    """Folder to write; it is used wherever a checkpoint is."""
-    precision: Literal["float16", "bfloat16"] = "float16"
-    """How matrices are rounded."""
+    """Folder to write; it is used wherever a checkpoint, or a bundle, is."""
+    precision: Literal["float16", "bfloat16"] | None = None
+    """How matrices are rounded; not given: to float16 those of a world model, not at all those of
+    a bundle."""
 
     def run(self) -> int:
         """Export."""
+        from fog_world_model.training.checkpoint import open_checkpoint
         from fog_world_model.training.export import export_weights
 
-        for file in export_weights(self.checkpoint, self.output, precision=self.precision):
+        if open_checkpoint(self.checkpoint, None).manifest.get("kind") == "bundle":
+            return self._export_bundle()
+        precision = self.precision or "float16"
+        for file in export_weights(self.checkpoint, self.output, precision=precision):
             print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
+        return 0
+
+    def _export_bundle(self) -> int:
+        """Copy a bundle.
+
+        Raises:
+            FogError: It is damaged, too large, or of a task that has changed since.
+        """
+        from fog_bringup.tasks import find_task, task_names
+        from fog_policy.bundle import load_bundle
+        from fog_policy.bundle_copy import copy_bundle
+
+        task = load_bundle(self.checkpoint).task
+        if task.name in task_names():
+            find_task(task.name).require_same(task, f"bundle {self.checkpoint}")
+        bundle = copy_bundle(self.checkpoint, self.output, precision=self.precision)
+        size = sum(file.stat().st_size for file in self.output.iterdir())
+        sha256 = bundle.manifest["weights_sha256"]
+        print(f"{self.output}: {size / 1e6:.2f} MB, task '{task.name}', weights {sha256[:12]}")
         return 0
 
 

@@ -19,7 +19,7 @@ class EvaluateZeroShot:
     """
 
     bundle: Positional[Path]
-    """Bundle folder."""
+    """Bundle folder, or the name of a shipped policy."""
     episodes: int = 100
     """Episodes; the same start states for all."""
     seed: int = 1_000_000
@@ -33,11 +33,12 @@ class EvaluateZeroShot:
         from fog_bringup.progress import progress_bar
         from fog_bringup.zero_shot import BASELINES, evaluate_baseline, evaluate_policy
         from fog_policy.bundle import load_bundle
+        from fog_policy.shipped_policies import find_bundle
         from fog_world_model.errors import FogError
 
         if self.episodes < 1:
             raise FogError(f"--episodes {self.episodes}: expected at least 1")
-        bundle = load_bundle(self.bundle)
+        bundle = load_bundle(find_bundle(self.bundle))
         local, actor = bundle.networks()
         task, seeds = bundle.task, range(self.seed, self.seed + self.episodes)
         figures = {}

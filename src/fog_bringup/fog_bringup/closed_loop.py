@@ -12,7 +12,7 @@ import random
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +25,7 @@ from fog_bringup.node_processes import NodeProcesses
 from fog_bringup.progress import Report
 from fog_bringup.robots import Observation, make_robot
 from fog_bringup.robots.variations import STREAM
+from fog_policy.shipped_policies import find_bundle
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
@@ -55,13 +56,17 @@ def evaluate_over_ros(
     policy_report: str | os.PathLike[str] | None = None,
     robot_parameters: dict[str, Any] | None = None,
     policy_command: Sequence[str] | None = None,
+    films: str | os.PathLike[str] | None = None,
+    filmed: Sequence[int] = (),
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Record:
     """Let a bundle drive the simulated robot over ROS topics, each node in a process of its own.
 
     Args:
         task: The task; it must be the bundle's.
-        bundle: Folder of the bundle; None: the scripted driver that sees the ground truth, see
-            :mod:`fog_bringup.reference_drivers`, in a node of its own too.
+        bundle: Folder of the bundle, or the name of a shipped policy; None: the scripted
+            driver that sees the ground truth, see :mod:`fog_bringup.reference_drivers`, in a node
+            of its own too.
         seeds: One episode starts from each.
         output: JSON file for the record, written anew after every episode: what an interruption
             leaves is a record of the episodes before it. The nodes' logs lie beside it in
@@ -83,6 +88,10 @@ def evaluate_over_ros(
         robot_parameters: More parameters of robot_node, for example ``image_height``.
         policy_command: What to start instead of policy_node: a command line that takes
             ``--ros-args`` and makes a lifecycle node of that name.
+        films: Folder for the pictures of episodes, ``<seed>.npz``, see
+            :class:`fog_bringup.closed_loop_film.Take`; None: none are kept.
+        filmed: Seeds of those episodes.
+        stopped: Asked now and then whether to give up.
 
     Returns:
         The record, as it was written.
@@ -90,13 +99,12 @@ def evaluate_over_ros(
     Raises:
         FogError: There is no such bundle, or a node ended early or did not answer; the message
             shows what it said last.
+        KeyboardInterrupt: ``stopped`` said so; what was finished is in ``output``.
     """
     output = Path(output)
     steps = task.episode.max_steps if max_steps is None else max_steps
-    if (
-        bundle is not None and not Path(bundle).is_dir()
-    ):  # everything else about it is policy_node's to find out
-        raise FogError(f"bundle {bundle}: no such folder")
+    # Everything else about it is policy_node's to find out.
+    folder = None if bundle is None else find_bundle(bundle).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     domain = free_domain_id() if domain_id is None else domain_id
     sim = {"use_sim_time": not real_time}
@@ -125,7 +133,7 @@ def evaluate_over_ros(
             nodes.start(
                 "policy_node",
                 policy_command or [sys.executable, "-m", "fog_policy.policy_node"],
-                {"bundle": str(bundle), "report_path": str(policy_report or ""), **sim},
+                {"bundle": str(folder), "report_path": str(policy_report or ""), **sim},
             )
         nodes.start(
             "closed_loop_node",
@@ -136,6 +144,11 @@ def evaluate_over_ros(
                 "output": str(output.resolve()),
                 "max_steps": steps,
                 "count_images": any(name in STREAM for name in vary),
+                **(
+                    {"films": str(Path(films).resolve()), "filmed": list(filmed)}
+                    if films is not None and filmed
+                    else {}
+                ),
                 **({"policy": ""} if bundle is None else {}),
                 **sim,
             },
@@ -148,7 +161,7 @@ def evaluate_over_ros(
             if word == "episode" and progress is not None:
                 progress("closed loop over ROS", int(rest.split("/")[0]), len(seeds))
 
-        nodes.wait_for("closed_loop_node", limit_s, on_line)
+        nodes.wait_for("closed_loop_node", limit_s, on_line, stopped)
     record: Record = json.loads(output.read_text())
     return record
 
@@ -295,13 +308,17 @@ def episode_record(
     }
 
 
-def free_domain_id() -> int:
+def free_domain_id(taken: Collection[int] = ()) -> int:
     """A ROS_DOMAIN_ID that nobody on this machine uses.
+
+    Args:
+        taken: Those that are promised to somebody who does not use them yet.
 
     Raises:
         FogError: All are taken.
     """
-    candidates = list(range(1, 101))  # above, the ports may belong to outgoing connections
+    # Above 100, the ports may belong to outgoing connections.
+    candidates = [n for n in range(1, 101) if n not in taken]
     random.SystemRandom().shuffle(candidates)
     for domain in candidates:
         # RTPS: participant k of domain d listens on UDP port 7400 + 250 d + 10 + 2 k.

@@ -26,6 +26,7 @@ from std_srvs.srv import Trigger
 
 from fog_bringup.base_node import FogNode, message_class, run
 from fog_bringup.closed_loop import episode_record, make_record
+from fog_bringup.closed_loop_takes import FilmCamera
 from fog_bringup.live_scene import (
     ODOMETRY,
     POSE,
@@ -45,6 +46,7 @@ from fog_world_model.task import StreamConfig
 _CAMERA_INFO, _IMAGE = "sensor_msgs/msg/CameraInfo", "sensor_msgs/msg/Image"
 _SILENCE_S = 15.0
 """Wall time without a picture after which the robot counts as gone."""
+_LAST_IMAGE_S = 1.0
 _LOOK_FOR_OBJECTS_S = 0.25
 _DEPTH = 50
 """Deep enough that nothing is dropped while this process waits for the processor: rewards, which
@@ -57,6 +59,8 @@ class _Moment:
 
     stamp_ns: int
     commands: int
+    command: bytes | None
+    """The newest one, serialised."""
     observation: Observation
 
 
@@ -88,6 +92,8 @@ class ClosedLoopNode(FogNode):
         count_images = self.declare(
             "count_images", False, "count the images that arrive, beside the pictures taken"
         )
+        films = self.declare("films", "", "folder for the pictures of episodes, <seed>.npz")
+        filmed = self.declare("filmed", [-1], "seeds of those episodes; -1: none")
         self.check_parameters()
         self._task = find_task(task_name)
         self._max_steps = max_steps or self._task.episode.max_steps
@@ -100,6 +106,7 @@ class ClosedLoopNode(FogNode):
         self._scene = LiveScene()
         self._numbers: dict[str, float] = {}
         self._commands = 0
+        self._command: bytes | None = None
         self._moments: list[_Moment] = []
         self._heard = threading.Condition()
         self._closing = False
@@ -113,7 +120,9 @@ class ClosedLoopNode(FogNode):
         action = self._task.action
         self._listen(action.type, action.topic, self._on_command)
         self._image_stamps: list[int] | None = [] if count_images else None
-        if count_images:
+        self._films, self._filmed = Path(films), frozenset(filmed) if films else frozenset()
+        self._film = FilmCamera(self._task)
+        if count_images or self._filmed:
             self._listen(_IMAGE, self._task.image.topic, self._on_image)
         self._look_for_objects()
         self.every(_LOOK_FOR_OBJECTS_S, self._look_for_objects)
@@ -157,10 +166,13 @@ class ClosedLoopNode(FogNode):
 
     def _on_command(self, data: bytes) -> None:
         self._commands += 1
+        self._command = data
 
     def _on_image(self, data: bytes) -> None:
+        stamp_ns = stamp_of(data)
+        self._film.receive(stamp_ns, data)
         if self._image_stamps is not None:
-            self._image_stamps.append(stamp_of(data))
+            self._image_stamps.append(stamp_ns)
 
     def _on_picture(self, data: bytes) -> None:
         task, stamp_ns = self._task, stamp_of(data)
@@ -170,7 +182,8 @@ class ClosedLoopNode(FogNode):
         if observation is None or reward is None:
             return
         end = task.end is not None and self._numbers.get(task.end.topic, 0.0) != 0.0
-        moment = _Moment(stamp_ns, self._commands, replace(observation, reward=reward, end=end))
+        observation = replace(observation, reward=reward, end=end)
+        moment = _Moment(stamp_ns, self._commands, self._command, observation)
         with self._heard:
             self._moments.append(moment)
             self._heard.notify_all()
@@ -253,6 +266,8 @@ class ClosedLoopNode(FogNode):
             raise FogError(f"robot_node refuses seed {seed}: {result.reason}")
         with self._heard:
             self._moments.clear()
+        if seed in self._filmed:
+            self._film.start()
         answer = self._call(self._reset, Trigger.Request())
         if not answer.success:
             raise FogError(f"robot_node does not reset: {answer.message}")
@@ -279,6 +294,8 @@ class ClosedLoopNode(FogNode):
             missed += missing
             seen += [moment] * (1 + missing)
         seen = seen[: steps + 1]
+        if seed in self._filmed:
+            self._keep_film(seed, seen)
         commands = seen[-1].commands - seen[0].commands
         record = episode_record(
             self._task,
@@ -296,6 +313,15 @@ class ClosedLoopNode(FogNode):
             record["pictures"] = sum(start_ns <= p <= last_ns for p in taken)
             record["images"] = sum(start_ns <= stamp <= last_ns for stamp in stamps)
         return record
+
+    def _keep_film(self, seed: int, seen: Sequence[_Moment]) -> None:
+        # The last image may still be under way.
+        deadline = time.monotonic() + _LAST_IMAGE_S
+        while not self._film.has(seen[-1].stamp_ns) and time.monotonic() < deadline:
+            self._pause()
+        take = self._film.stop([(m.stamp_ns, m.command) for m in seen])
+        if take is not None:
+            take.save(self._films / f"{seed}.npz")
 
     def _next_moment(self) -> _Moment:
         deadline = time.monotonic() + _SILENCE_S

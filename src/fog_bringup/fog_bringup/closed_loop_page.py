@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
 import json
@@ -35,25 +36,40 @@ SECTIONS = {
     "success": "How often it succeeds",
     "variations": "When the robot or its world differs",
     "paths": "First ten episodes, good or bad",
+    "films": "Films of the first episodes",
     "method": "How it was measured",
 }
 """Anchor -> heading."""
-_STYLE = "tbody th { white-space: nowrap; }\nmain { max-width: 1160px; }\n"
+_STYLE = """
+tbody th { white-space: nowrap; }
+main { max-width: 1160px; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
+.films { display: flex; flex-wrap: wrap; gap: 0 18px; }
+.films figure { margin: .4rem 0 .8rem; }
+.films img { border: 3px solid var(--muted); border-radius: 4px; }
+.films .yes img { border-color: var(--yes); } .films .no img { border-color: var(--no); }
+"""
 
 
-def write_page(folder: Path, figures: Figures, records: Mapping[str, Record]) -> None:
+def write_page(
+    folder: Path,
+    figures: Figures,
+    records: Mapping[str, Record],
+    films: Mapping[str, Mapping[int, bytes]] | None = None,
+) -> None:
     """Write ``evaluation.json``, ``evaluation.html`` and ``paths_<contender>.png``.
 
     Args:
         folder: Where to.
         figures: What was measured.
         records: Row -> its episodes.
+        films: Contender -> seed -> animated WebP of that episode.
 
     Raises:
         FogError: A file cannot be written; pages of before then stay.
     """
     text = json.dumps(figures, indent=1, allow_nan=False) + "\n"
-    write_together(folder, {RESULTS: text, PAGE: _html(figures, records)})
+    write_together(folder, {RESULTS: text, PAGE: _html(figures, records, films or {})})
     try:
         for name, draw in _maps(figures, records):
             (folder / f"paths_{name}.png").write_bytes(_on_white(png(draw, LIGHT)))
@@ -70,7 +86,9 @@ def _on_white(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _html(figures: Figures, records: Mapping[str, Record]) -> str:
+def _html(
+    figures: Figures, records: Mapping[str, Record], films: Mapping[str, Mapping[int, bytes]]
+) -> str:
     task, episodes = figures["task"], figures["episodes"]
     criterion = figures["criterion"]
     goal = (
@@ -93,12 +111,14 @@ def _html(figures: Figures, records: Mapping[str, Record]) -> str:
                 "verdict",
             )
         )
-    shown = {a: t for a, t in SECTIONS.items() if a != "variations" or figures["variations"]}
+    there = {"variations": figures["variations"], "films": films}
+    shown = {anchor: title for anchor, title in SECTIONS.items() if there.get(anchor, True)}
     body += [
         contents(shown.items()),
         *_success(figures),
         *(_variations(figures) if figures["variations"] else ()),
         *_paths(figures, records),
+        *(_films(figures, films) if films else ()),
         *_method(figures),
     ]
     return page(f"Closed loop: {task['name']}", body, _STYLE)
@@ -227,6 +247,35 @@ def _paths(figures: Figures, records: Mapping[str, Record]) -> Iterator[str]:
         "note",
     )
     yield from _section("paths", legend, *parts)
+
+
+def _films(figures: Figures, films: Mapping[str, Mapping[int, bytes]]) -> Iterator[str]:
+    fields = ", ".join(figures["task"]["action"])
+    parts = [
+        paragraph(
+            "Left what the policy was shown, right the path from above (arrow: the robot; square: "
+            "the cube; cross: the goal), at the speed of the robot. The bars are the command in "
+            f"force, each within its bounds: {fields}, from the top. The bar on the right is time.",
+            "note",
+        )
+    ]
+    for name, seeds in films.items():
+        judged = {r["seed"]: r for r in figures["rows"][name]["per_episode"]}
+        shown = "".join(_film(name, judged[seed], data) for seed, data in seeds.items())
+        title = escape(_title(figures["contenders"], name))
+        parts.append(f'<h3>{title}</h3><div class="films">{shown}</div>')
+    yield from _section("films", *parts)
+
+
+def _film(name: str, row: Figures, data: bytes) -> str:
+    kind, mark = {True: ("yes", "✓ "), False: ("no", "✗ "), None: ("na", "")}[row.get("success")]
+    words = f"seed {row['seed']}: {_outcome(row)}"
+    content = base64.b64encode(data).decode()
+    return (
+        f'<figure class="{kind}"><img src="data:image/webp;base64,{content}"'
+        f' alt="Film of an episode of {escape(name)}, {escape(words)}.">'
+        f'<figcaption><span class="mark">{mark}</span>{escape(words)}.</figcaption></figure>'
+    )
 
 
 def _method(figures: Figures) -> Iterator[str]:

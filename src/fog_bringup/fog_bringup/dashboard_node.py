@@ -63,7 +63,9 @@ class DashboardNode(FogNode):
     def __init__(self) -> None:
         super().__init__("dashboard_node")
         task_name = self.declare("task", "", "Name of a task, or path of a task file.")
-        bundle = self.declare("bundle", "", "Folder of a policy: its task is taken.")
+        bundle = self.declare(
+            "bundle", "", "Folder or shipped name of a policy: its task is taken."
+        )
         policy = self.declare(
             "policy_node", "policy_node", "The policy node's name, relative to the namespace."
         )

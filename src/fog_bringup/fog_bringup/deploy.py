@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fog_policy import exit_signals
+from fog_policy.shipped_policies import find_bundle
 from fog_world_model.errors import FogError
 from fog_world_model.ros_environment import prepare
 
@@ -34,7 +35,7 @@ def deploy(
     SIGINT, SIGTERM and the loss of the terminal (SIGHUP) all end in a zero command.
 
     Args:
-        bundle: The bundle's folder.
+        bundle: The bundle's folder, or the name of a shipped policy.
         report: JSON file for rates, latencies and stops.
         sim_time: Follow /clock.
         device: Where the policy runs.
@@ -46,7 +47,7 @@ def deploy(
     Raises:
         FogError: The bundle or an option cannot work; nothing has been started.
     """
-    folder = Path(bundle).resolve()
+    folder = find_bundle(bundle).resolve()
     _check(folder, report, device)
     parameters = {
         "bundle": str(folder),

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from fog_bringup.tasks import find_task
+from fog_policy.shipped_policies import find_bundle
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig, task_from_dict
 
@@ -63,7 +64,7 @@ def check_bundle(bundle: str, task_name: str) -> Path:
     """Refuse a policy of another task before anything starts: its node knows only the bundle's.
 
     Args:
-        bundle: The argument ``bundle``.
+        bundle: The argument ``bundle``, a folder or the name of a shipped policy.
         task_name: The argument ``task``; empty: any task.
 
     Returns:
@@ -75,18 +76,18 @@ def check_bundle(bundle: str, task_name: str) -> Path:
     task = bundle_task(bundle)
     if task_name:
         find_task(task_name).require_same(task, f"bundle {bundle}")
-    return Path(bundle).resolve()
+    return find_bundle(bundle).resolve()
 
 
 def bundle_task(bundle: str) -> TaskConfig:
-    """The task that a bundle was trained for.
+    """The task that a bundle, or the shipped policy of that name, was trained for.
 
     Raises:
         FogError: There is no bundle, or its manifest cannot be read.
     """
     if not bundle:
         raise FogError("a policy needs bundle:=FOLDER; 'fog train policy' writes one")
-    manifest = Path(bundle) / "manifest.json"
+    manifest = find_bundle(bundle) / "manifest.json"
     try:
         content = json.loads(manifest.read_text())["task"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -149,7 +149,11 @@ class NodeProcesses:
                 raise FogError(self._ended(name, status))
 
     def wait_for(
-        self, name: str, limit_s: float, on_line: Callable[[str], None] = lambda line: None
+        self,
+        name: str,
+        limit_s: float,
+        on_line: Callable[[str], None] = lambda line: None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Wait until a node has done its work and ended.
 
@@ -157,9 +161,11 @@ class NodeProcesses:
             name: The node.
             limit_s: How long it may take, s.
             on_line: Told each line that it prints.
+            stopped: Asked now and then whether to give up: signals reach the main thread alone.
 
         Raises:
             FogError: It failed, took too long, or another node ended before it.
+            KeyboardInterrupt: ``stopped`` said so.
         """
         deadline = time.monotonic() + limit_s
         with self.log(name).open() as log:
@@ -169,6 +175,8 @@ class NodeProcesses:
                     on_line(line.rstrip("\n"))
                 if status is not None:
                     break
+                if stopped():
+                    raise KeyboardInterrupt
                 for other, process in self._processes.items():
                     if other != name and process.poll() is not None:
                         raise FogError(self._ended(other, process.returncode))

@@ -52,7 +52,9 @@ class ReplayNode(FogNode):
     def __init__(self) -> None:
         super().__init__("replay_node")
         bag = self.declare("bag", "", "Folder of the bag to play.")
-        bundle = self.declare("bundle", "", "Folder of the policy; its task names the topics.")
+        bundle = self.declare(
+            "bundle", "", "Folder or shipped name of the policy; its task names the topics."
+        )
         task_name = self.declare("task", "", "Name or file of the task, where there is no bundle.")
         self._speed = self.declare(
             "speed", 1.0, "Recorded seconds per wall second.", low=0.01, high=100.0

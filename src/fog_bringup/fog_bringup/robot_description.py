@@ -9,9 +9,9 @@ import math
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
-from fog_bringup.tasks import shipped_folders
 from fog_world_model.data import messages
 from fog_world_model.errors import FogError
+from fog_world_model.shipped_folders import shipped_folders
 
 
 def robot_description(camera_pitch_deg: float) -> str:
@@ -26,7 +26,7 @@ def robot_description(camera_pitch_deg: float) -> str:
     """
     if not abs(camera_pitch_deg) <= 90:
         raise FogError(f"camera_pitch_deg {camera_pitch_deg:g}: expected -90 to 90 degrees")
-    path = next((f / "go2.urdf" for f in shipped_folders("urdf")), None)
+    path = next((f / "go2.urdf" for f in shipped_folders("fog_bringup", "urdf")), None)
     if path is None:
         raise FogError("urdf/go2.urdf is missing: is fog_bringup installed?")
     robot = ElementTree.parse(path).getroot()

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from fog_world_model.errors import FogError
+from fog_world_model.shipped_folders import shipped_folders
 from fog_world_model.task import TaskConfig, load_task
-
-_PACKAGE = "fog_bringup"
-
-
-def shipped_folders(name: str) -> list[Path]:
-    """Where a folder that ships with the package lies, the most specific place first.
-
-    The source tree when the package runs from there, then the shares of the ament index (a
-    colcon workspace or a ROS installation), then the environment that runs Python.
-
-    Args:
-        name: Relative to the package's share, such as ``config/tasks``.
-    """
-    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
-    folders = [Path(__file__).resolve().parents[1] / name]
-    folders += [Path(p) / "share" / _PACKAGE / name for p in prefixes if p]
-    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 
 def task_folders() -> list[Path]:
-    """Where shipped task files lie, see :func:`shipped_folders`."""
-    return shipped_folders("config/tasks")
+    """Where shipped task files lie, see :mod:`fog_world_model.shipped_folders`."""
+    return shipped_folders("fog_bringup", "config/tasks")
 
 
 def task_names() -> list[str]:

@@ -11,16 +11,16 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from fog_bringup.tasks import shipped_folders
 from fog_world_model.errors import FogError
+from fog_world_model.shipped_folders import shipped_folders
 
 Part = Literal["global", "local", "episodes"]
 _MADE_BY = {"global": "fog train global", "local": "fog train local", "episodes": "fog import"}
 
 
 def world_folders() -> list[Path]:
-    """Where shipped worlds lie, see :func:`.tasks.shipped_folders`."""
-    return shipped_folders("worlds")
+    """Where shipped worlds lie, see :mod:`fog_world_model.shipped_folders`."""
+    return shipped_folders("fog_bringup", "worlds")
 
 
 def world_names() -> list[str]:

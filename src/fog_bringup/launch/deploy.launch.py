@@ -50,7 +50,11 @@ def generate_launch_description() -> LaunchDescription:
     """Declare the arguments; the node depends on their values."""
     return LaunchDescription(
         [
-            DeclareLaunchArgument("bundle", default_value="", description="folder of the policy"),
+            DeclareLaunchArgument(
+                "bundle",
+                default_value="",
+                description="folder of the policy, or the name of one that ships",
+            ),
             DeclareLaunchArgument(
                 "task",
                 default_value="",
@@ -172,7 +176,7 @@ def _start(context: LaunchContext) -> list[Action]:
     activate = launch_arguments.yes("activate", given["activate"])
     actions: list[Action] = [*_transitions(policy, ends, activate), policy]
     if launch_arguments.yes("dashboard", given["dashboard"]):
-        actions.append(_dashboard(given, remappings, respawn))
+        actions.append(_dashboard({**given, "bundle": str(bundle)}, remappings, respawn))
     return actions
 
 
@@ -188,7 +192,7 @@ def _dashboard(given: dict[str, str], remappings: list[tuple[str, str]], respawn
         parameters=[
             {
                 **launch_arguments.node_parameters(given["parameters"], "dashboard_node"),
-                "bundle": str(Path(given["bundle"]).resolve()),
+                "bundle": given["bundle"],
                 "use_sim_time": launch_arguments.yes("use_sim_time", given["use_sim_time"]),
             }
         ],

@@ -58,7 +58,9 @@ def generate_launch_description() -> LaunchDescription:
                 "task", default_value="reach_cube", description="name of a task, or its file"
             ),
             DeclareLaunchArgument(
-                "bundle", default_value="", description="deploy, replay: folder of the policy"
+                "bundle",
+                default_value="",
+                description="deploy, replay: folder of the policy, or the name of one that ships",
             ),
             DeclareLaunchArgument(
                 "bag",

@@ -35,7 +35,11 @@ def generate_launch_description() -> LaunchDescription:
     """Declare the arguments; the nodes depend on their values."""
     return LaunchDescription(
         [
-            DeclareLaunchArgument("bundle", default_value="", description="folder of the policy"),
+            DeclareLaunchArgument(
+                "bundle",
+                default_value="",
+                description="folder of the policy, or the name of one that ships",
+            ),
             DeclareLaunchArgument("bag", default_value="", description="folder of the bag to play"),
             DeclareLaunchArgument(
                 "task",

@@ -1,4 +1,4 @@
-"""A store of made-up episodes that differ in every array."""
+"""A store of made-up episodes that differ in every array, and images as messages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
+from fog_world_model.data import messages
 from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter
 from fog_world_model.task import task_from_dict
 
@@ -86,3 +88,24 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 def store_of() -> Callable[..., EpisodeStore]:
     """Make a store: path, lengths of the episodes, entries of the report."""
     return make_store
+
+
+def _image_message(pixels: npt.ArrayLike, encoding: str = "rgb8", stamp_ns: int = 0) -> bytes:
+    array = np.asarray(pixels, np.uint8)
+    return messages.serialise(
+        messages.make(
+            "sensor_msgs/msg/Image",
+            header=messages.header(stamp_ns, "camera"),
+            height=array.shape[0],
+            width=array.shape[1],
+            encoding=encoding,
+            step=array[0].size,
+            data=array.reshape(-1),
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def image_message() -> Callable[..., bytes]:
+    """Serialise an Image: pixels ``[height, width, ...]``, encoding, stamp."""
+    return _image_message

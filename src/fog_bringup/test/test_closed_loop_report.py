@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from fog_bringup import closed_loop_report
+from fog_bringup import closed_loop_records
 from fog_bringup.closed_loop import Record, make_record
 from fog_bringup.closed_loop_page import write_page
-from fog_bringup.closed_loop_report import (
-    NOMINAL,
-    ClosedLoopReport,
-    Contender,
-    Plan,
-    Row,
-    contenders_of,
-    summarise,
-)
+from fog_bringup.closed_loop_plan import NOMINAL, Contender, Plan, Row, contenders_of
+from fog_bringup.closed_loop_records import ClosedLoopRecords
+from fog_bringup.closed_loop_report import figures_of, films_of, line, summarise
+from fog_bringup.closed_loop_takes import Take
 from fog_bringup.success import criterion_of
 from fog_bringup.tasks import find_task
 from fog_policy.evaluation import paired_difference, wilson
 from fog_world_model.errors import FogError
+from fog_world_model.task import EpisodeConfig
 
 TASK = find_task("push_cube")
 STANDING, DRIVER = Contender("standing", "standing"), Contender("driver", "driver")
@@ -103,13 +103,13 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[int]]]:
             raise KeyboardInterrupt
         output.write_text(json.dumps(record(*done)))
 
-    monkeypatch.setattr(closed_loop_report, "evaluate_over_ros", measure)
+    monkeypatch.setattr(closed_loop_records, "evaluate_over_ros", measure)
     return calls
 
 
-def report(folder: Path, plan: Plan = PLAN) -> ClosedLoopReport:
+def report(folder: Path, plan: Plan = PLAN) -> ClosedLoopRecords:
     folder.mkdir(exist_ok=True)
-    return ClosedLoopReport(folder, TASK, [DRIVER], plan)
+    return ClosedLoopRecords(folder, TASK, [DRIVER], plan)
 
 
 def nothing(text: str, done: int, total: int) -> None:
@@ -124,7 +124,7 @@ def test_an_interruption_costs_no_finished_episode(
     with pytest.raises(KeyboardInterrupt):
         first.measure(nothing)
     assert nodes == [("", [100, 101, 102, 103])]
-    figures = first.figures()
+    figures = figures_of(first)
     assert figures["episodes"] == {"done": 2, "planned": 8}
     write_page(tmp_path, figures, first.records())
     page = (tmp_path / "evaluation.html").read_text()
@@ -132,19 +132,23 @@ def test_an_interruption_costs_no_finished_episode(
     assert json.loads((tmp_path / "evaluation.json").read_text()) == figures
     assert (tmp_path / "paths_driver.png").read_bytes().startswith(b"\x89PNG")
 
-    lines: list[str] = []
+    rows: list[Row] = []
     second = report(tmp_path, plan)
     with pytest.raises(KeyboardInterrupt):
-        second.measure(nothing, lines.append)
+        second.measure(nothing, rows.append)
     assert nodes[1:] == [("", [102, 103]), ("latency", [100, 101, 102, 103])]
-    assert lines == ["driver: success 100% [51%, 100%], return 0.50 [0.50, 0.50], 4 episodes"]
+    (row,) = rows
+    told_of = figures_of(second)["rows"][row.key]
+    assert line(row, told_of) == (
+        "driver: success 100% [51%, 100%], return 0.50 [0.50, 0.50], 4 episodes"
+    )
 
     third = report(tmp_path, plan)
     told: list[tuple[str, int, int]] = []
     third.measure(lambda *a: told.append(a))
     assert nodes[3:] == [("latency", [102, 103])]
     assert told[0] == ("driver.latency", 0, 2), "what was done before is not to do"
-    figures = third.figures()
+    figures = figures_of(third)
     assert figures["episodes"] == {"done": 8, "planned": 8}
     assert figures["rows"]["driver.latency"]["difference"]["episodes"] == 4
     write_page(tmp_path, figures, third.records())
@@ -160,7 +164,7 @@ def test_an_interruption_costs_no_finished_episode(
     more.measure(nothing)
     assert nodes[4:] == [("", [104]), ("latency", [104])]
     fewer = report(tmp_path, dataclasses.replace(plan, episodes=3))
-    assert fewer.figures()["rows"]["driver"]["episodes"] == 3
+    assert figures_of(fewer)["rows"]["driver"]["episodes"] == 3
 
 
 def test_what_a_killed_run_left_is_taken(tmp_path: Path) -> None:
@@ -192,7 +196,7 @@ def test_impossible_plans(tmp_path: Path) -> None:
     with pytest.raises(FogError, match="--episodes 0"):
         report(tmp_path, dataclasses.replace(PLAN, episodes=0))
     with pytest.raises(FogError, match="--vary mass: the scene of the simulated pusht"):
-        ClosedLoopReport(tmp_path, find_task("pusht"), [STANDING], Plan(vary=("mass", "latency")))
+        ClosedLoopRecords(tmp_path, find_task("pusht"), [STANDING], Plan(vary=("mass", "latency")))
     with pytest.raises(FogError, match="give at least one bundle"):
         contenders_of([], driver=True)
     with pytest.raises(FogError, match="no such folder"):
@@ -201,6 +205,129 @@ def test_impossible_plans(tmp_path: Path) -> None:
 
 def test_variations_are_of_those_that_act_on_what_they_see(tmp_path: Path) -> None:
     plan = dataclasses.replace(PLAN, vary=("mass",))
-    made = ClosedLoopReport(tmp_path, TASK, [DRIVER, STANDING], plan)
+    made = ClosedLoopRecords(tmp_path, TASK, [DRIVER, STANDING], plan)
     assert [row.key for row in made.rows] == ["driver", "standing", "driver.mass"]
     assert list(tmp_path.iterdir()) == [], "nothing is written before something is measured"
+
+
+def test_the_first_episodes_are_filmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[int]]] = []
+
+    def measure(
+        task: Any, bundle: Any, seeds: Any, *, output: Path, films: Path, filmed: Any, **_: Any
+    ) -> None:
+        asked.append((output.name, list(filmed)))
+        for seed in filmed:
+            frames = np.full((3, 64, 64, 3), seed % 256, np.uint8)
+            Take(frames, np.zeros((3, 3), np.float32)).save(films / f"{seed}.npz")
+        # Every other one ends at the post.
+        done = [episode(s, 1.0, 0.8, 0.3 if s % 2 else 0.7) for s in seeds]
+        output.write_text(json.dumps(record(*done)))
+
+    monkeypatch.setattr(closed_loop_records, "evaluate_over_ros", measure)
+    plan = dataclasses.replace(PLAN, films=2, episodes=3, vary=("latency",))
+    measured = report(tmp_path, plan)
+    measured.measure(nothing)
+    assert asked == [("driver.now.json", [100, 101]), ("driver.latency.now.json", [])]
+    figures = figures_of(measured)
+    films = films_of(measured, figures)
+    assert {name: list(seeds) for name, seeds in films.items()} == {"driver": [100, 101]}
+    write_page(tmp_path, figures, measured.records(), films)
+    page = (tmp_path / "evaluation.html").read_text()
+    assert page.count("data:image/webp;base64,UklGR") == 2  # RIFF
+    assert "linear.x, linear.y, angular.z, from the top" in page
+    lost, won = re.findall(r'<figure class="(\w+)"><img src="data:image/webp.*?</figure>', page)
+    assert (lost, won) == ("no", "yes")
+    assert "✗ </span>seed 100: no success, 0.70 m off." in page
+    assert "✓ </span>seed 101: success after 0.4 s." in page
+
+    # Without films, and where some pictures are gone.
+    asked.clear()
+    other = report(tmp_path / "other", dataclasses.replace(plan, films=0))
+    other.measure(nothing)
+    assert [filmed for _, filmed in asked] == [[], []]
+    write_page(tmp_path, figures, other.records(), films_of(other, figures_of(other)))
+    assert "image/webp" not in (tmp_path / "evaluation.html").read_text()
+    assert 'href="#films"' not in (tmp_path / "evaluation.html").read_text()
+    (tmp_path / "driver_films" / "100.npz").unlink()
+    assert list(films_of(measured, figures)["driver"]) == [101]
+    with pytest.raises(FogError, match="--films -1"):
+        report(tmp_path, dataclasses.replace(plan, films=-1))
+
+
+def contender(name: str, folder: Path) -> Contender:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "manifest.json").write_text(name)
+    return Contender(name, "bundle", folder / name)
+
+
+def test_side_by_side_gives_what_one_after_the_other_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows wait for each other here, so that they can only end if they run at the same time."""
+    together = threading.Barrier(2, timeout=60.0)
+    domains: list[int] = []
+    waits = False
+
+    def measure(
+        task: Any, bundle: Any, seeds: Any, *, output: Path, progress: Any, domain_id: int, **_: Any
+    ) -> None:
+        domains.append(domain_id)
+        if waits:
+            together.wait()
+        done = [episode(s, 1.0, 0.1 * (s % 5) + 0.1 * (bundle.name == "a")) for s in seeds]
+        progress("", len(done), len(done))
+        output.write_text(json.dumps(record(*done)))
+        if waits:
+            together.wait()
+
+    monkeypatch.setattr(closed_loop_records, "evaluate_over_ros", measure)
+    task = dataclasses.replace(TASK, episode=EpisodeConfig(max_steps=3))
+    contenders = [*(contender(n, tmp_path / "bundles") for n in "ab"), STANDING]
+    plan = dataclasses.replace(PLAN, episodes=2, vary=("latency",), limit_s=0.0)
+    found = []
+    told: list[tuple[str, int, int]] = []
+    finished: list[Row] = []
+    for jobs in (1, 2):
+        waits = jobs == 2
+        folder = tmp_path / str(jobs)
+        folder.mkdir()
+        measured = ClosedLoopRecords(folder, task, contenders, plan)
+        told.clear()
+        finished.clear()
+        measured.measure(lambda *a: told.append(a), finished.append, jobs=jobs)
+        assert sorted(r.key for r in finished) == sorted(row.key for row in measured.rows)
+        assert told[-1] == ("all episodes", 10, 10)
+        found.append((figures_of(measured), measured.records()))
+    assert found[0] == found[1]
+    assert domains[4] != domains[5] and domains[6] != domains[7]
+    with pytest.raises(FogError, match="--jobs 0"):
+        measured.measure(nothing, jobs=0)
+
+
+def test_a_row_that_fails_ends_the_others_and_costs_no_finished_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def measure(
+        task: Any, bundle: Any, seeds: Any, *, output: Path, stopped: Any, **_: Any
+    ) -> None:
+        if bundle.name == "a":
+            assert begun.wait(60.0)
+            raise FogError("policy_node has ended")
+        output.write_text(json.dumps(record(episode(seeds[0], 1.0, 0.3))))
+        begun.set()
+        deadline = time.monotonic() + 60.0
+        while not stopped():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(closed_loop_records, "evaluate_over_ros", measure)
+    contenders = [contender(n, tmp_path / "bundles") for n in "abc"]
+    measured = ClosedLoopRecords(tmp_path, TASK, contenders, PLAN)
+    with pytest.raises(FogError, match="policy_node has ended"):
+        measured.measure(nothing, jobs=2)
+    done = {key: len(kept["episodes"]) for key, kept in measured.records().items()}
+    assert done == {"a": 0, "b": 1, "c": 0}

@@ -21,8 +21,8 @@ from fog_bringup.zero_shot import (
     evaluate_policy,
 )
 from fog_policy.actor_critic import Actor, ActorCriticConfig
-from fog_policy.bundle import Controller
 from fog_policy.control_loop import ControlLoop
+from fog_policy.recurrent_controller import TorchController
 from fog_world_model.data.episodes import Normalisation
 from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import PRESETS, LocalModel, LocalModelConfig
@@ -68,7 +68,7 @@ def deployed(task: TaskConfig, local: LocalModel, actor: Actor, seed: int) -> np
     """One episode under the control loop of the policy node: commands and coverage by step."""
     robot = make_robot(task)
     assert isinstance(robot, PushTRobot)
-    loop = ControlLoop(task, Controller(local, actor, NORMALISATION, task))
+    loop = ControlLoop(task, TorchController(local, actor, NORMALISATION, task))
     robot.reset(seed)
     rows = []
     for _ in range(task.episode.max_steps):

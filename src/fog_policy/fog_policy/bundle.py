@@ -11,25 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fog_policy.actor_critic import Actor, ActorCriticConfig
 from fog_policy.recorded_surprise import has_range, surprise_of_store
+from fog_policy.recurrent_controller import TorchController
 from fog_policy.surprise import SurpriseRange, fit_range
-from fog_world_model.data.episodes import EpisodeStore, Normalisation
-from fog_world_model.data.windows import to_float_image
+from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import LocalModel, LocalModelConfig
-from fog_world_model.local_model.rssm import kl_divergence
-from fog_world_model.task import FloatArray, TaskConfig
+from fog_world_model.task import TaskConfig
 from fog_world_model.training.checkpoint import (
     MANIFEST,
     Checkpoint,
@@ -50,70 +47,6 @@ class _Deployed(nn.Module):
     def __init__(self, local: LocalModel, actor: Actor) -> None:
         super().__init__()
         self.encoder, self.rssm, self.actor = local.encoder, local.rssm, actor
-
-
-class Controller:
-    """Filters observations into the local model's state and acts on it."""
-
-    def __init__(
-        self,
-        local: LocalModel,
-        actor: Actor,
-        normalisation: Normalisation,
-        task: TaskConfig,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        """Put the networks to work on a device; call :meth:`reset` before every episode."""
-        self.surprise: float | None = None
-        """KL of posterior and prior at the last observation, nats (:mod:`fog_policy.surprise`)."""
-        self.task, self._normalisation = task, normalisation
-        self._device = torch.device(device)
-        self._local = local.to(self._device).eval()
-        self._actor = actor.to(self._device).eval()
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything: the next observation is the first of an episode."""
-        self._state = self._local.rssm.initial(1)
-        self.surprise = None
-
-    @torch.no_grad()
-    def act(
-        self,
-        image: npt.NDArray[np.uint8],
-        proprioception: npt.ArrayLike,
-        previous_action: npt.ArrayLike,
-    ) -> FloatArray:
-        """Take in one observation and answer with an action.
-
-        Args:
-            image: ``[height, width, 3]`` RGB at the task's size.
-            proprioception: ``[field]``, physical units, in the task's order.
-            previous_action: ``[field]`` in [-1, 1] that was carried out since the last
-                observation; zeros at the start of an episode.
-
-        Returns:
-            ``[field]`` in [-1, 1], without noise.
-
-        Raises:
-            FogError: The image or the proprioception has another size.
-        """
-        expected = (self.task.image.height, self.task.image.width, 3)
-        vector = np.asarray(proprioception, np.float32)
-        if image.shape != expected or vector.shape != (self.task.proprioception_size,):
-            raise FogError(
-                f"policy input: image {image.shape} and proprioception {vector.shape}, expected "
-                f"{expected} and ({self.task.proprioception_size},)"
-            )
-        frame = to_float_image(torch.from_numpy(np.ascontiguousarray(image)).to(self._device))
-        normalised = torch.from_numpy(self._normalisation.apply(vector)).to(self._device)
-        action = torch.from_numpy(np.asarray(previous_action, np.float32)).to(self._device)
-        embedding = self._local.encoder(frame[None], normalised[None])
-        self._state, prior, posterior = self._local.observe(
-            self._state, action[None], embedding, sample=False
-        )
-        self.surprise = float(kl_divergence(posterior, prior)[0])
-        return np.asarray(self._actor.mode(self._state.features)[0].cpu().numpy(), np.float32)
 
 
 @dataclass(frozen=True)
@@ -162,14 +95,14 @@ class Bundle:
         self.checkpoint.load_into(_Deployed(local, actor), WEIGHTS)
         return local, actor
 
-    def controller(self, device: torch.device | str = "cpu") -> Controller:
+    def controller(self, device: torch.device | str = "cpu") -> TorchController:
         """Load the weights and put them to work.
 
         Raises:
             FogError: The weights are missing, damaged, changed since export, or do not fit.
         """
         local, actor = self.networks()
-        return Controller(local, actor, self.checkpoint.normalisation, self.task, device)
+        return TorchController(local, actor, self.checkpoint.normalisation, self.task, device)
 
 
 def load_bundle(path: str | os.PathLike[str], task: TaskConfig | None = None) -> Bundle:
@@ -273,7 +206,22 @@ def write_bundle(
     Raises:
         FogError: It cannot be written.
     """
-    weights = _Deployed(local, actor).state_dict()
+    return write_weights(_Deployed(local, actor).state_dict(), output, manifest)
+
+
+def write_weights(
+    weights: Mapping[str, Tensor], output: str | os.PathLike[str], manifest: dict[str, Any]
+) -> Bundle:
+    """Write weights as a bundle, in the precision that they have.
+
+    Args:
+        weights: Those of encoder, RSSM and actor, under the names that they have in a bundle.
+        output: The bundle's folder.
+        manifest: See :func:`write_bundle`.
+
+    Raises:
+        FogError: It cannot be written.
+    """
     content = {**manifest, "kind": "bundle", "weights_sha256": ""}
     # The hash is that of the file, so the file is written first, in the same swap.
     save_checkpoint(output, {WEIGHTS: weights}, content)

@@ -12,6 +12,7 @@ from fog_policy.bundle_fit import sizes_misfit
 from fog_policy.control_loop import ControlLoop
 from fog_policy.inference_worker import InferenceWorker
 from fog_policy.safety import EmergencyStop
+from fog_policy.shipped_policies import find_bundle
 from fog_policy.surprise import SurpriseGuard
 from fog_world_model.errors import FogError
 from fog_world_model.task import load_task
@@ -43,7 +44,7 @@ def load_loop(
     """Load a bundle and warm it up.
 
     Args:
-        folder: The bundle.
+        folder: The bundle, or the name of a shipped policy.
         worker: Gives the thread in which the policy will run; called once the bundle has been
             looked at.
         task_path: Task file that the bundle has to belong to; empty: its own.
@@ -58,10 +59,10 @@ def load_loop(
     """
     if not folder:
         raise FogError("policy_node: parameter bundle is empty; give -p bundle:=FOLDER")
-    task = load_task(task_path) if task_path else None
+    path, task = find_bundle(folder), load_task(task_path) if task_path else None
     # PyTorch takes seconds to import: the node is on the graph before, and can be stopped.
     backends = importlib.import_module("fog_policy.inference_backend")
-    bundle = importlib.import_module("fog_policy.bundle").load_bundle(folder, task)
+    bundle = importlib.import_module("fog_policy.bundle").load_bundle(path, task)
     if problems := sizes_misfit(bundle.task, bundle.manifest["local_config"]):
         raise FogError(f"bundle {folder}: {'; '.join(problems)}; export the policy again")
     # In the thread that will run it: what a backend keeps for each thread is ready then.

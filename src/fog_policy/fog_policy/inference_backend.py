@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from fog_policy.actor_critic import Actor
 from fog_policy.bundle import Bundle
 from fog_policy.decision import Controller
+from fog_policy.recurrent_controller import RecurrentController
 from fog_world_model.data.episodes import Normalisation
+from fog_world_model.data.images import ImageArray
 from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import LocalModel
 from fog_world_model.local_model.rssm import LatentState, kl_divergence
@@ -37,6 +38,8 @@ PARITY = 1e-4
 _INPUTS = ("image", "proprioception", "previous_action", "deterministic", "stochastic")
 _OUTPUTS = ("action", "next_deterministic", "next_stochastic", "surprise")
 _WARM_UP, _MEASURED = 5, 30
+_OnnxState = tuple[FloatArray, FloatArray]
+"""Deterministic and stochastic part, ``[1, size]`` each."""
 
 
 class PolicyStep(nn.Module):
@@ -77,8 +80,8 @@ class PolicyStep(nn.Module):
         return self.actor.mode(state.features), state.deterministic, state.stochastic, surprise
 
 
-class OnnxController:
-    """As :class:`.bundle.Controller`, computed by ONNX Runtime on the CPU.
+class OnnxController(RecurrentController[_OnnxState]):
+    """The policy in ONNX Runtime, on the CPU.
 
     Args:
         local: Encoder and RSSM.
@@ -100,49 +103,19 @@ class OnnxController:
         *,
         threads: int = 1,
     ) -> None:
-        self.task, self._normalisation = task, normalisation
-        first = local.rssm.initial(1)
-        self._initial = {
-            "deterministic": first.deterministic.cpu().numpy(),
-            "stochastic": first.stochastic.cpu().numpy(),
-        }
         self._session = _session(_export(local, actor, task), threads)
-        self.surprise: float | None = None
-        """KL of posterior and prior at the last observation, nats (:mod:`fog_policy.surprise`)."""
-        self.reset()
+        first = local.rssm.initial(1)
+        initial = first.deterministic.cpu().numpy(), first.stochastic.cpu().numpy()
+        super().__init__(normalisation, task, initial)
 
-    def reset(self) -> None:
-        """Forget everything: the next observation is the first of an episode."""
-        self._state = dict(self._initial)
-        self.surprise = None
-
-    def act(
-        self,
-        image: npt.NDArray[np.uint8],
-        proprioception: npt.ArrayLike,
-        previous_action: npt.ArrayLike,
-    ) -> FloatArray:
-        """Take in one observation and answer with an action.
-
-        Args:
-            image: ``[height, width, 3]`` RGB at the task's size.
-            proprioception: ``[field]``, physical units, in the task's order.
-            previous_action: ``[action]`` in [-1, 1]; zeros at the start of an episode.
-
-        Returns:
-            ``[action]`` in [-1, 1], without noise.
-        """
-        vector = self._normalisation.apply(np.asarray(proprioception, np.float32))
-        inputs = {
-            "image": np.ascontiguousarray(image)[None],
-            "proprioception": np.asarray(vector, np.float32)[None],
-            "previous_action": np.asarray(previous_action, np.float32)[None],
-            **self._state,
-        }
-        action, deterministic, stochastic, surprise = self._session.run(_OUTPUTS, inputs)
-        self.surprise = float(surprise[0])
-        self._state = {"deterministic": deterministic, "stochastic": stochastic}
-        return np.asarray(action[0], np.float32)
+    def _step(
+        self, image: ImageArray, vector: FloatArray, previous: FloatArray, state: _OnnxState
+    ) -> tuple[FloatArray, _OnnxState, float]:
+        inputs = (image[None], vector[None], previous[None], *state)
+        action, deterministic, stochastic, surprise = self._session.run(
+            _OUTPUTS, dict(zip(_INPUTS, inputs, strict=True))
+        )
+        return action[0], (deterministic, stochastic), float(surprise[0])
 
 
 @dataclass(frozen=True)

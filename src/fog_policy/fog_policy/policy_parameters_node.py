@@ -17,7 +17,9 @@ class PolicyParametersNode(ParametersNode):
 
     def __init__(self) -> None:
         super().__init__("policy_node")
-        self.bundle: str = self.declare("bundle", "", "Folder of the bundle to run.")
+        self.bundle: str = self.declare(
+            "bundle", "", "Folder of the bundle to run, or the name of a shipped policy."
+        )
         self.device: str = self.declare(
             "device", "cpu", "Where the policy computes: cpu, cuda, ..."
         )

@@ -13,8 +13,8 @@ import torch
 
 from fog_policy.actor_critic import Actor, ActorCriticConfig
 from fog_policy.behaviour_cloning import BehaviourCloning, best_episodes, filtered
-from fog_policy.bundle import Controller
 from fog_policy.cloning_config import CloningConfig
+from fog_policy.recurrent_controller import TorchController
 from fog_world_model.data.episodes import ARRAYS, Episode, EpisodeStore, EpisodeWriter
 from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import LocalModel
@@ -76,7 +76,7 @@ def test_finds_a_known_policy(driven_store: EpisodeStore, tiny_local: LocalModel
     # The controller is given what the robot shows, in the order in which it shows it.
     held_out = next(int(i) for i in driven_store.split("validation") if i % 2 == 0)
     episode = driven_store.episode(held_out)
-    controller = Controller(
+    controller = TorchController(
         made.local_model, made.actor, driven_store.normalisation, driven_store.task
     )
     previous, errors = np.zeros(3, np.float32), []
@@ -101,7 +101,7 @@ def test_features_are_the_controllers(
     features, actions = filtered(tiny_local, store, [2, 0, 1], torch.device("cpu"))
     assert len(features) == len(actions) == 11 + 20 + 4
     actor = Actor(ActorCriticConfig(tiny_local.features_size, 3, hidden=16))
-    controller = Controller(tiny_local, actor, store.normalisation, store.task)
+    controller = TorchController(tiny_local, actor, store.normalisation, store.task)
     row = 0
     for index in (2, 0, 1):
         episode, previous = store.episode(index), np.zeros(3, np.float32)

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from fog_policy.actor_critic import Actor, ActorCriticConfig
-from fog_policy.bundle import Controller, add_surprise, export_bundle, load_bundle
+from fog_policy.bundle import add_surprise, export_bundle, load_bundle
 from fog_policy.fog_config import FogConfig
 from fog_policy.policy_training import PolicyLoopConfig
 from fog_policy.recorded_surprise import surprise_of_store
+from fog_policy.recurrent_controller import TorchController
 from fog_policy.surprise import SurpriseGuard
 from fog_policy.train_policy import train_policy
 from fog_world_model.data.episodes import Episode, EpisodeStore
@@ -66,7 +67,7 @@ def networks(checkpoint: Checkpoint) -> tuple[LocalModel, Actor]:
     return local.eval(), actor.eval()
 
 
-def drive(controller: Controller, episode: Episode) -> np.ndarray:
+def drive(controller: TorchController, episode: Episode) -> np.ndarray:
     """Answers to the observations of an episode, told the actions that were recorded."""
     controller.reset()
     previous, answers = np.zeros(3, np.float32), []

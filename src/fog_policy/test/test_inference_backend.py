@@ -79,7 +79,7 @@ def test_a_state_that_is_not_reset_shows_in_the_parity(bundle: Bundle) -> None:
 
 
 def test_the_faster_one_is_chosen(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    times = {"Controller": 2.0, "OnnxController": 1.0}
+    times = {"TorchController": 2.0, "OnnxController": 1.0}
     monkeypatch.setattr(inference_backend, "_measure", lambda task, c: times[type(c).__name__])
     chosen = choose(bundle, backend="auto", device="cpu", threads=1)
     assert chosen.backend == "onnx" and isinstance(chosen.controller, OnnxController)

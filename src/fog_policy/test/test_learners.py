@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fog_policy.behaviour_cloning import BehaviourCloning
-from fog_policy.bundle import Controller, export_bundle, load_bundle
+from fog_policy.bundle import export_bundle, load_bundle
 from fog_policy.cloning_config import CloningConfig
 from fog_policy.fog_config import FogConfig
 from fog_policy.fog_trainer import FogTrainer
@@ -21,6 +21,7 @@ from fog_policy.local_alone import LocalAloneLearner
 from fog_policy.policy_training import LearnerCheckpoint, PolicyLoopConfig, train_learner
 from fog_policy.ppo_baseline import PpoLearner
 from fog_policy.ppo_config import PpoConfig
+from fog_policy.recurrent_controller import TorchController
 from fog_world_model.context_bank import ContextBank
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.data.windows import WindowSampler
@@ -102,7 +103,9 @@ def test_exports_a_bundle_that_acts_the_same(
     )
     export_bundle(tmp_path / "policy", tmp_path / "bundle")
     deployed = load_bundle(tmp_path / "bundle", tiny_store.task).controller()
-    own = Controller(learner.local_model, learner.actor, tiny_store.normalisation, tiny_store.task)
+    own = TorchController(
+        learner.local_model, learner.actor, tiny_store.normalisation, tiny_store.task
+    )
     episode, previous = tiny_store.episode(0), np.zeros(3, np.float32)
     for image, vector in zip(episode.image[:6], episode.proprioception[:6], strict=True):
         action = deployed.act(image, vector, previous)

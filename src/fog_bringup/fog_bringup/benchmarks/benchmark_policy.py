@@ -20,6 +20,7 @@ from fog_policy.actor_critic import Actor, ActorCriticConfig
 from fog_policy.bundle import Bundle, load_bundle, write_bundle
 from fog_policy.decision import Controller
 from fog_policy.inference_backend import choose
+from fog_policy.shipped_policies import find_bundle
 from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import PRESETS, LocalModel, LocalModelConfig
 from fog_world_model.task import TaskConfig
@@ -58,7 +59,8 @@ def make_policy(
     """Open a bundle, or make one.
 
     Args:
-        bundle: A bundle's folder; None: an untrained policy of the task ``reach_cube``.
+        bundle: A bundle's folder, or the name of a shipped policy; None: an untrained policy of
+            the task ``reach_cube``.
         folder: Where to write one.
         control_hz: Run it at this rate; None: at its task's.
         image_size: Rows and columns that an untrained policy sees; None: its task's.
@@ -68,10 +70,11 @@ def make_policy(
         FogError: The bundle cannot be opened, or needs topics that no simulated robot has.
     """
     if bundle is not None:
-        opened = load_bundle(bundle)
+        folder_of = find_bundle(bundle)
+        opened = load_bundle(folder_of)
         _require_drivable(opened.task)
         if control_hz is None or control_hz == opened.task.control_hz:
-            return BenchmarkPolicy(Path(bundle).resolve(), opened.task, f"bundle {bundle}")
+            return BenchmarkPolicy(folder_of.resolve(), opened.task, f"bundle {bundle}")
         task = dataclasses.replace(opened.task, control_hz=control_hz)
         _write_varied(opened, task, folder)
         about = f"bundle {bundle}, whose task has {opened.task.control_hz:g} Hz"

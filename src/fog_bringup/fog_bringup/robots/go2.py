@@ -14,7 +14,7 @@ from fog_bringup.robots.go2_gait import COMMAND_LIMIT, PERIOD_S, STANCE, Gait, V
 from fog_bringup.robots.go2_scene import JOINTS, Scene, build_model, wheel_file
 from fog_bringup.robots.go2_variations import SceneVariation
 from fog_bringup.robots.mujoco_gl import mujoco, open_renderer
-from fog_bringup.robots.robot import Observation, Robot, camera_size
+from fog_bringup.robots.robot import Observation, Robot, camera_period_ns, camera_size
 from fog_bringup.robots.variations import draw_conditions
 from fog_world_model.data.labellers.marker_layout import marker_layout
 from fog_world_model.errors import FogError
@@ -79,9 +79,7 @@ class Go2Robot(Robot):
                 f"go2, not {', '.join(task.action.fields)}"
             )
         self.step_ns = round(PERIOD_S * 1e9)
-        self.camera_ns = round(1e9 / camera_hz)
-        if self.camera_ns % self.step_ns:
-            raise FogError(f"camera_hz {camera_hz}: must be 50 divided by a whole number")
+        self.camera_ns = camera_period_ns(camera_hz, self.step_ns)
         self.image_height, self.image_width = camera_size(task, image_height, image_width)
         scene = Scene.from_options(task.options)
         self.fovy_deg = scene.camera_fovy_deg

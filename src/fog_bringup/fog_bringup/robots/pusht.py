@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fog_bringup.robots import rewards
 from fog_bringup.robots.pusht_frame import PIXEL_M, TABLE_PX, to_world
-from fog_bringup.robots.robot import Observation, Robot, camera_size
+from fog_bringup.robots.robot import Observation, Robot, camera_period_ns, camera_size
 from fog_world_model.data.labellers import tee
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
@@ -94,9 +94,7 @@ class PushTRobot(Robot):
         )
         self._env = made.unwrapped
         self.step_ns = round(1e9 / self._env.control_hz)
-        self.camera_ns = round(1e9 / camera_hz)
-        if self.camera_ns % self.step_ns:
-            raise FogError(f"camera_hz {camera_hz}: must be 10 divided by a whole number")
+        self.camera_ns = camera_period_ns(camera_hz, self.step_ns)
         self.image_height, self.image_width = camera_size(task, image_height, image_width)
         self.fovy_deg = math.degrees(2 * math.atan(TABLE_PX * PIXEL_M / 2))  # from 1 m above
         self._grid_ns = self.camera_ns if task.period_ns % self.step_ns else task.period_ns

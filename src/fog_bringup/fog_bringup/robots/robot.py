@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fog_bringup.robots.variations import Conditions
+from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
 CAMERA_PX = 96
@@ -90,6 +92,24 @@ class Robot(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release what the robot holds (renderers, windows); it cannot be used afterwards."""
+
+
+def camera_period_ns(camera_hz: float, step_ns: int) -> int:
+    """Period of a simulated camera, ns: a whole number of the robot's steps.
+
+    Args:
+        camera_hz: Its rate.
+        step_ns: The robot's step.
+
+    Raises:
+        FogError: The robot's rate divided by the camera's is no whole number.
+    """
+    period_ns = round(1e9 / camera_hz) if 0 < camera_hz < math.inf else 0
+    if period_ns == 0 or period_ns % step_ns:
+        raise FogError(
+            f"camera_hz {camera_hz:g}: must be {1e9 / step_ns:g} divided by a whole number"
+        )
+    return period_ns
 
 
 def camera_size(task: TaskConfig, height: int | None, width: int | None) -> tuple[int, int]:

@@ -12,8 +12,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from fog_bringup.robots.robot import Observation, Robot, camera_size
-from fog_world_model.errors import FogError
+from fog_bringup.robots.robot import Observation, Robot, camera_period_ns, camera_size
 from fog_world_model.task import TaskConfig
 
 _STEP_NS = 20_000_000
@@ -54,9 +53,7 @@ class SyntheticRobot(Robot):
         image_height: int | None = None,
         image_width: int | None = None,
     ) -> None:
-        self.camera_ns = round(1e9 / camera_hz)
-        if self.camera_ns % self.step_ns:
-            raise FogError(f"camera_hz {camera_hz}: must be 50 divided by a whole number")
+        self.camera_ns = camera_period_ns(camera_hz, self.step_ns)
         self.image_height, self.image_width = camera_size(task, image_height, image_width)
         self._fields = task.action.fields
         names = [

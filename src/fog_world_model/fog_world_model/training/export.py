@@ -59,7 +59,7 @@ def export_weights(
         )
     if Path(output).resolve() == Path(checkpoint).resolve():
         raise FogError(f"export {output}: is the checkpoint itself; choose another folder")
-    tensors = {k: _rounded(k, v, PRECISIONS[precision]) for k, v in found.tensors("ema").items()}
+    tensors = {k: rounded(k, v, PRECISIONS[precision]) for k, v in found.tensors("ema").items()}
     groups = _groups(tensors, largest_file)
     names = [
         "ema" if len(groups) == 1 else f"ema-{i + 1:05d}-of-{len(groups):05d}"
@@ -83,13 +83,23 @@ def export_weights(
     return [Path(output) / f"{name}.safetensors" for name in names]
 
 
-def _rounded(name: str, value: Tensor, to: torch.dtype) -> Tensor:
+def rounded(name: str, value: Tensor, to: torch.dtype) -> Tensor:
+    """A weight in 16 bits, if it is a matrix or a convolution; others stay as they are.
+
+    Args:
+        name: For the message.
+        value: The weight, of any shape.
+        to: ``torch.float16`` or ``torch.bfloat16``.
+
+    Raises:
+        FogError: A number is too large for it.
+    """
     if not value.dtype.is_floating_point or value.dim() < 2:
         return value
-    rounded = value.to(to)
-    if not bool(torch.isfinite(rounded).all()):
+    found = value.to(to)
+    if not bool(torch.isfinite(found).all()):
         raise FogError(f"weight {name}: does not fit {to}; export with --precision bfloat16")
-    return rounded
+    return found
 
 
 def _groups(tensors: Mapping[str, Tensor], largest: int) -> list[dict[str, Tensor]]:
