@@ -186,18 +186,29 @@ def load_worlds(
 
 
 def load_local(path: Path, task: TaskConfig | None = None) -> tuple[LocalModel, Checkpoint]:
-    """Load a local model (averaged weights).
+    """Load a local model (averaged weights), or the one in a policy's checkpoint, as refreshed.
 
     Raises:
         FogError: The checkpoint is missing, damaged or of another task.
     """
-    checkpoint = open_checkpoint(path, "local", task)
-    model = LocalModel(_config(LocalModelConfig, checkpoint))
-    checkpoint.load_into(model)
+    checkpoint = open_local(path, task)
+    of_policy = checkpoint.manifest["kind"] == "policy"
+    key, name = ("local_config", "local") if of_policy else ("config", "ema")
+    model = LocalModel(_config(LocalModelConfig, checkpoint, key))
+    checkpoint.load_into(model, name)
     return model.eval(), checkpoint
 
 
-def _config(kind: type[_Config], checkpoint: Checkpoint) -> _Config:
+def open_local(path: Path, task: TaskConfig | None = None) -> Checkpoint:
+    """Open what :func:`load_local` loads from: kind ``local`` or ``policy``.
+
+    Raises:
+        FogError: The checkpoint is missing, damaged or of another task.
+    """
+    return open_checkpoint(path, ("local", "policy"), task)
+
+
+def _config(kind: type[_Config], checkpoint: Checkpoint, key: str = "config") -> _Config:
     """Read a configuration (a dataclass of numbers, tuples and dataclasses) from a manifest.
 
     Raises:
@@ -214,7 +225,7 @@ def _config(kind: type[_Config], checkpoint: Checkpoint) -> _Config:
         return kind(**values)
 
     try:
-        found: _Config = read(kind, checkpoint.manifest["config"])
+        found: _Config = read(kind, checkpoint.manifest[key])
     except (AttributeError, KeyError, TypeError) as error:
         raise FogError(
             f"checkpoint {checkpoint.path}: its configuration is not of this version: {error}; use "
