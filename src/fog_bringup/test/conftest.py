@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fog_bringup.cli import main
 from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter
 from fog_world_model.task import task_from_dict
 
@@ -86,3 +87,33 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 def store_of() -> Callable[..., EpisodeStore]:
     """Make a store: path, lengths of the episodes, entries of the report."""
     return make_store
+
+
+@pytest.fixture(scope="session")
+def long_store(
+    store_of: Callable[..., EpisodeStore], tmp_path_factory: pytest.TempPathFactory
+) -> EpisodeStore:
+    """Episodes that are long enough for the windows that models are trained on."""
+    return store_of(tmp_path_factory.mktemp("long") / "store", lengths=[40] * 5)
+
+
+@pytest.fixture(scope="session")
+def models(long_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """World models that have seen one batch, as options."""
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("global", "local"):
+        few = ["--preset", "tiny", "--batch-size", "2", "--device", "cpu", "--max-steps", "1"]
+        assert main(["train", kind, str(long_store.path), str(folder / kind), *few]) == 0
+    return ["--global-model", str(folder / "global"), "--local-model", str(folder / "local"),
+            "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def cloned(
+    long_store: EpisodeStore, models: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The checkpoint of a cloned policy; its bundle lies beside it."""
+    path = tmp_path_factory.mktemp("cloned") / "policy"
+    few = ["--method", "bc", "--options", "bc.share=1", "bc.rank=final", "--max-updates", "2"]
+    assert main(["train", "policy", str(long_store.path), str(path), *models, *few]) == 0
+    return path

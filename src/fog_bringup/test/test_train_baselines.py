@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,25 +18,6 @@ SMALL = {
     "local": ["local.environments=4", "local.horizon=4"],
     "bc": ["bc.share=1", "bc.rank=final"],
 }
-
-
-@pytest.fixture(scope="module")
-def long_store(
-    store_of: Callable[..., EpisodeStore], tmp_path_factory: pytest.TempPathFactory
-) -> EpisodeStore:
-    """Episodes that are long enough for the windows that models are trained on."""
-    return store_of(tmp_path_factory.mktemp("long") / "store", lengths=[40] * 5)
-
-
-@pytest.fixture(scope="module")
-def models(long_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """World models that have seen one batch, as options."""
-    folder = tmp_path_factory.mktemp("models")
-    for kind in ("global", "local"):
-        few = ["--preset", "tiny", "--batch-size", "2", "--device", "cpu", "--max-steps", "1"]
-        assert main(["train", kind, str(long_store.path), str(folder / kind), *few]) == 0
-    return ["--global-model", str(folder / "global"), "--local-model", str(folder / "local"),
-            "--device", "cpu"]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", SMALL)
@@ -75,17 +55,6 @@ def test_cloning_ends_by_itself(
     assert main([*command, "--method", "bc", "--options", *given, "--time-budget", "2h"]) == 0
     curve = open_checkpoint(tmp_path / "policy", "policy").manifest["curve"]
     assert [row["finished"] for row in curve] == [0.0] * (len(curve) - 1) + [1.0]
-
-
-@pytest.fixture(scope="module")
-def cloned(
-    long_store: EpisodeStore, models: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The checkpoint of a cloned policy; its bundle lies beside it."""
-    path = tmp_path_factory.mktemp("cloned") / "policy"
-    few = ["--method", "bc", "--options", *SMALL["bc"], "--max-updates", "2"]
-    assert main(["train", "policy", str(long_store.path), str(path), *models, *few]) == 0
-    return path
 
 
 FEW = {

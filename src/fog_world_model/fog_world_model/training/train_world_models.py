@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_type_hints
@@ -112,15 +113,29 @@ def train_local(
     loop: LoopConfig,
     *,
     preset: str = "small",
+    reward_std: float | None = None,
     window: int = 16,
     start_from: Path | None = None,
     resume: bool = False,
 ) -> FitResult:
     """Train the local model on windows of ``window`` observations; see :func:`.loop.fit`.
 
+    Args:
+        store: The recordings.
+        output: Folder of the checkpoint.
+        loop: How long and how fast.
+        preset: Size of the model; that of the checkpoint to start from comes first.
+        reward_std: Standard deviation at which rewards are modelled, more than 0: half of it weighs
+            an error of the reward four times as much. None: that of the checkpoint to start from,
+            or the preset's.
+        window: Observations.
+        start_from: Checkpoint whose averaged weights training starts from. The scale of the
+            proprioception is its, too.
+        resume: Go on from the checkpoint in ``output``.
+
     Raises:
-        FogError: The preset is unknown, the checkpoint to start from does not fit, or what
-            :func:`.loop.fit` raises.
+        FogError: The preset is unknown, ``reward_std`` cannot be, the checkpoint to start from does
+            not fit, or what :func:`.loop.fit` raises.
     """
     if preset not in local_model.PRESETS:
         raise FogError(f"--preset {preset}: known are {', '.join(local_model.PRESETS)}")
@@ -129,6 +144,10 @@ def train_local(
         config = LocalModelConfig(**_sizes(store.task), **local_model.PRESETS[preset])
     else:
         preset, config = parent.manifest["preset"], _config(LocalModelConfig, parent)
+    if reward_std is not None:
+        if not 0 < reward_std < math.inf:
+            raise FogError(f"--reward-std {reward_std}: expected more than 0")
+        config = dataclasses.replace(config, reward_std=reward_std)
     torch.manual_seed(loop.seed)
     model = LocalModel(config)
     if parent is not None:
