@@ -72,9 +72,8 @@ def _in_imagination(window: str, *, with_global: bool) -> Callable[[Any, Sources
         from fog_world_model.data.windows import WindowSampler
         from fog_world_model.training.train_world_models import load_worlds
 
-        store = sources.store
-        (global_model, _), (local_model, _) = load_worlds(
-            sources.global_model, sources.local_model, store
+        (global_model, _), (local_model, _), store = load_worlds(
+            sources.global_model, sources.local_model, sources.store
         )
         contexts = load_contexts(store, global_model, config)
         length = getattr(config, window) + 1
@@ -91,8 +90,8 @@ def _on_recordings(kind: Any, sources: Sources, config: Any) -> Learner:
     from fog_world_model.training.train_world_models import load_local
 
     local_model, checkpoint = load_local(sources.local_model, sources.store.task)
-    sources.store.normalisation = checkpoint.normalisation
-    learner: Learner = kind(sources.store, local_model, config)
+    store = sources.store.normalised_as(checkpoint.normalisation)
+    learner: Learner = kind(store, local_model, config)
     return learner
 
 

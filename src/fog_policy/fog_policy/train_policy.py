@@ -39,7 +39,7 @@ def fog_trainer(
     Raises:
         FogError: An artefact is missing, damaged or does not fit.
     """
-    (global_model, world), (local_model, local) = load_worlds(
+    (global_model, world), (local_model, local), store = load_worlds(
         global_checkpoint, local_checkpoint, store
     )
     contexts = load_contexts(store, global_model, config)

@@ -164,7 +164,10 @@ def test_both_models_and_the_store_are_on_one_scale(
     assert not np.array_equal(second.normalisation.apply(vector), first.normalisation.apply(vector))
     with pytest.raises(FogError, match=r"proprioception of different scales"):
         load_worlds(tmp_path / "global", tmp_path / "stranger", second)
-    load_worlds(tmp_path / "global", tmp_path / "local", second)
+    own = second.normalisation.to_dict()
+    worlds, _, seen = load_worlds(tmp_path / "global", tmp_path / "local", second)
+    assert seen.normalisation.to_dict() == worlds[1].normalisation.to_dict() != own
+    assert second.normalisation.to_dict() == own, "the store that was given is as it was"
     np.testing.assert_array_equal(
-        second.normalisation.apply(vector), first.normalisation.apply(vector)
+        seen.normalisation.apply(vector), first.normalisation.apply(vector)
     )

@@ -96,9 +96,8 @@ def measure(setting: ActionSetting) -> dict[str, Any]:
 
 
 def _measure(setting: ActionSetting) -> dict[str, Any]:
-    store = EpisodeStore(setting.store)
-    (global_model, world), (local_model, local) = load_worlds(
-        setting.global_model, setting.local_model, store
+    (global_model, world), (local_model, local), store = load_worlds(
+        setting.global_model, setting.local_model, EpisodeStore(setting.store)
     )
     policy = open_start(setting.policy, store.task)
     policy.require_local(local_model, local.normalisation, setting.local_model)

@@ -64,7 +64,7 @@ def train_global(
         FogError: The preset is unknown, a change of it cannot be, the checkpoint to start from
             does not fit, or what :func:`.loop.fit` raises.
     """
-    parent = None if start_from is None else _start_from("global", start_from, store)
+    parent, store = _start_from("global", start_from, store)
     before = None if parent is None else _config(GlobalModelConfig, parent)
     if parent and before and preset is None:
         preset, config = str(parent.manifest["preset"]), before
@@ -139,7 +139,7 @@ def train_local(
     """
     if preset not in local_model.PRESETS:
         raise FogError(f"--preset {preset}: known are {', '.join(local_model.PRESETS)}")
-    parent = None if start_from is None else _start_from("local", start_from, store)
+    parent, store = _start_from("local", start_from, store)
     if parent is None:
         config = LocalModelConfig(**_sizes(store.task), **local_model.PRESETS[preset])
     else:
@@ -180,12 +180,12 @@ def load_global(path: Path, task: TaskConfig | None = None) -> tuple[GlobalModel
 
 def load_worlds(
     global_path: Path, local_path: Path, store: EpisodeStore
-) -> tuple[tuple[GlobalModel, Checkpoint], tuple[LocalModel, Checkpoint]]:
-    """Load the two models that a policy is trained with, and read the store as they do.
+) -> tuple[tuple[GlobalModel, Checkpoint], tuple[LocalModel, Checkpoint], EpisodeStore]:
+    """Load the two models that a policy is trained with, and the store as they read it.
 
     Contexts from the store go into both models, and what the one imagines goes into the other, so
     that proprioception must be on one scale: that of the recordings the models were trained on,
-    which ``store`` takes over from here on, whatever episodes it holds.
+    whatever episodes the store holds.
 
     Raises:
         FogError: A checkpoint is missing, damaged or of another task than the store, or the two
@@ -200,8 +200,7 @@ def load_worlds(
             "scales, so that the one cannot read what the other imagines; train both on one store, "
             "or either with --start-from on one that goes with the other"
         )
-    store.normalisation = scales[0]
-    return worlds, local
+    return worlds, local, store.normalised_as(scales[0])
 
 
 def load_local(path: Path, task: TaskConfig | None = None) -> tuple[LocalModel, Checkpoint]:
@@ -254,12 +253,16 @@ def _config(kind: type[_Config], checkpoint: Checkpoint, key: str = "config") ->
     return found
 
 
-def _start_from(kind: str, path: Path, store: EpisodeStore) -> Checkpoint:
-    """Open a checkpoint that training starts from, and read the store on its scale.
+def _start_from(
+    kind: str, path: Path | None, store: EpisodeStore
+) -> tuple[Checkpoint | None, EpisodeStore]:
+    """Open the checkpoint that training starts from, if any, and the store on its scale.
 
     Raises:
         FogError: It is missing, damaged, of another kind, or of other sizes than the store's task.
     """
+    if path is None:
+        return None, store
     checkpoint, task = open_checkpoint(path, kind), store.task
     config = checkpoint.manifest.get("config", {})
     for name, size in _sizes(task).items():
@@ -268,8 +271,7 @@ def _start_from(kind: str, path: Path, store: EpisodeStore) -> Checkpoint:
                 f"checkpoint {checkpoint.path}: its {name} is {found}, task '{task.name}' has "
                 f"{size}; start from a model of the same sizes, or train anew"
             )
-    store.normalisation = checkpoint.normalisation
-    return checkpoint
+    return checkpoint, store.normalised_as(checkpoint.normalisation)
 
 
 def _require_outputs(
