@@ -176,9 +176,9 @@ def test_a_finished_run_is_not_repeated_and_another_seed_is_added(
     made: list[tuple[str, int]] = []
     make = module.make_learner
 
-    def spy(name: str, sources: Any, config: Any) -> Any:
+    def spy(name: str, sources: Any, config: Any, start_from: Path | None) -> Any:
         made.append((name, config.seed))
-        return make(name, sources, config)
+        return make(name, sources, config, start_from)
 
     monkeypatch.setattr(module, "make_learner", spy)
     assert main(command(folder, "--methods", ",".join(METHODS), "--seeds", "1", *SMALL)) == 0

@@ -63,7 +63,9 @@ def test_everything_that_is_set_is_known() -> None:
     found = found_good(find_task("pusht_easy"))
     for name in METHODS:
         configuration(name, found.options, seed=0)
-    train = tyro.cli(Train, args=["global", "store", "out", *found.global_options])
+    plain = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
+    given = ["global", "store", "out", *found.global_options]
+    train = tyro.cli(Train, args=given, config=plain)
     assert isinstance(train.what, TrainGlobal)
     assert (train.what.moving_windows, train.what.batch_size) == (0.6, 16)
 
