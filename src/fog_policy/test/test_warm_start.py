@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +298,22 @@ def test_a_spread_that_is_stuck_is_said(
     else:
         assert err == ""
         assert stuck_spread(made.actor, made.features) == ""
+
+
+def test_a_run_of_before_is_gone_on_with(
+    tmp_path: Path,
+    make_trainer: Callable[..., FogTrainer],
+    tiny_config: FogConfig,
+    manifest: dict[str, Any],
+) -> None:
+    """Its settings say nothing of the critic's lead, and it had none."""
+    now = {**manifest, "config": asdict(tiny_config)}
+    before = {k: v for k, v in asdict(tiny_config).items() if k != "critic_first"}
+    path, loop = tmp_path / "policy", PolicyLoopConfig(1e9, max_updates=1)
+    train_learner(make_trainer(tiny_config), loop, path, {**manifest, "config": before})
+    longer = PolicyLoopConfig(1e9, max_updates=2)
+    assert train_learner(make_trainer(tiny_config), longer, path, now, resume=True).updates == 2
+    led = {**manifest, "config": asdict(replace(tiny_config, critic_first=3))}
+    train_learner(make_trainer(tiny_config), loop, path, {**manifest, "config": before})
+    with pytest.raises(FogError, match=r"config\.critic_first was 0, is 3"):
+        train_learner(make_trainer(tiny_config), longer, path, led, resume=True)
