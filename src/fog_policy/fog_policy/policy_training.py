@@ -162,15 +162,13 @@ class LearnerCheckpoint:
                 f"checkpoint {path}: the manifest has no {', '.join(missing)}: an earlier version "
                 "made it, and training cannot go on from it; train anew in another folder"
             )
-        settings = here.get("config") or {}
-        before = {name: value for name, value in LATER.items() if name in settings}
-        found = {**found, "config": {**before, **(found.get("config") or {})}}
+        if isinstance(settings := here.get("config"), dict):
+            before = {name: value for name, value in LATER.items() if name in settings}
+            found = {**found, "config": {**before, **found.get("config", {})}}
         lines = [
             line
             for key in ("method", "config", "data_hash", "made_from")
-            for line in differences_between(
-                key, found.get(key), {**here, "config": settings}.get(key)
-            )
+            for line in differences_between(key, found.get(key), here.get(key))
             if line.split(" ")[0] not in {f"config.{name}" for name in MAY_CHANGE}
         ]
         if lines:
