@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tyro
 from tyro.conf import Positional, subcommand
 
 
@@ -203,6 +204,67 @@ class GradientBenchmark:
 
 
 @dataclass
+class ActionGradientBenchmark:
+    """How well derivatives by an action point: decoupled, and the local model alone.
+
+    The derivative of a rollout's rewards by its first action is measured by central differences
+    through the global model, in float32, and compared by its cosine with that of the decoupled
+    gradient and with that of the local model alone, with 95 % bootstrap intervals.
+    """
+
+    store: Path = tyro.MISSING
+    """Episode store, or the name of a shipped world: contexts to start from."""
+    global_model: Path = tyro.MISSING
+    """Checkpoint of the global model, or the name of a shipped world."""
+    policy: Path = tyro.MISSING
+    """Bundle or checkpoint of a policy; all actions are its own, with its noise."""
+    local_model: Path | None = None
+    """Checkpoint of the local model that the policy goes with, or the name of a shipped world; not
+    given: the one in the policy's checkpoint."""
+    horizons: tuple[int, ...] = (1, 2, 4, 8)
+    """Steps of the rollouts."""
+    contexts: int = 64
+    """Recorded contexts to start from, none of them twice."""
+    context_within: int = 0
+    """Contexts end within the first so many steps of their episodes; 0: anywhere in them."""
+    step: float = 0.25
+    """Half the difference of the actions that the global model is asked about, in (0, 1)."""
+    sampling_steps: int = 0
+    """Denoising steps per frame; 0: as the model was made."""
+    json: bool = False
+    """Print one JSON object; otherwise a table."""
+    seed: int = 0
+    """Of contexts, imagination and the policy's noise."""
+    threads: int = 0
+    """Of PyTorch on a processor; 0 leaves its own choice."""
+    device: str = "auto"
+    """``auto`` takes a GPU when there is one."""
+
+    def run(self) -> int:
+        """Measure."""
+        from fog_bringup.benchmarks.action_gradient import ActionSetting, measure, table
+        from fog_bringup.worlds import find_part
+        from fog_policy.warm_start import own_local_model
+
+        local = self.local_model
+        setting = ActionSetting(
+            find_part(self.store, "episodes"),
+            find_part(self.global_model, "global"),
+            own_local_model(self.policy) if local is None else find_part(local, "local"),
+            self.policy,
+            horizons=self.horizons,
+            contexts=self.contexts,
+            context_within=self.context_within,
+            step=self.step,
+            sampling_steps=self.sampling_steps,
+            seed=self.seed,
+            threads=self.threads,
+            device=self.device,
+        )
+        return _show(lambda: measure(setting), self.json, table)
+
+
+@dataclass
 class DeploymentBenchmark:
     """The control loop in real time: achieved rate, latency, jitter and memory."""
 
@@ -297,6 +359,7 @@ class Benchmark:
         | Annotated[TrainingBenchmark, subcommand("training")]
         | Annotated[ImaginationBenchmark, subcommand("imagination")]
         | Annotated[GradientBenchmark, subcommand("gradient")]
+        | Annotated[ActionGradientBenchmark, subcommand("action-gradient")]
         | Annotated[DeploymentBenchmark, subcommand("deployment")]
         | Annotated[FaultsBenchmark, subcommand("faults")]
     )

@@ -41,21 +41,25 @@ class Experiment:
     episodes_along: int = 50
     """Episodes of the evaluations on the way."""
     options: tuple[str, ...] = ()
-    """Settings of methods, as fog.horizon=32 ppo.learning_rate=3e-4."""
+    """Settings of methods, as fog.horizon=32 ppo.learning_rate=3e-4. fog.start_from=bc (and so for
+    ppo and local): begin with the cloned policy of the same seed. What was found good for a task,
+    see docs/pusht.md, is set unless it is set here."""
     store: Path | None = None
     """Episode store; not given: one is recorded and imported in OUTPUT."""
     global_model: Path | None = None
     """Checkpoint of a global model; not given: one is trained."""
     local_model: Path | None = None
     """Checkpoint of a local model; not given: one is trained."""
-    steps: int = 20_000
-    """Control steps to record where no store is given."""
+    steps: int | None = None
+    """Control steps to record where no store is given; not given: 20,000, or as many as were found
+    good for the task."""
     workers: int = 2
     """Processes that record."""
     world_model_time: str = "15m"
     """Time for each world model that is not given; they are trained side by side."""
-    global_preset: Preset = "small"
-    """Size of a global model that is not given."""
+    global_preset: Preset | None = None
+    """Size of a global model that is not given; not given either: small, or what was found good for
+    the task."""
     local_preset: LocalPreset = "small"
     """Size of a local model that is not given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -68,8 +72,11 @@ class Experiment:
     def run(self) -> int:
         """Run what is not finished, and write the page."""
         from fog_bringup.experiment import experiment
+        from fog_bringup.experiment_defaults import found_good
         from fog_bringup.experiment_settings import ExperimentSettings
+        from fog_bringup.tasks import find_task
 
+        found = found_good(find_task(self.task))
         settings = ExperimentSettings(
             task=self.task,
             methods=tuple(name.strip() for name in self.methods.split(",") if name.strip()),
@@ -79,14 +86,15 @@ class Experiment:
             evaluations=self.evaluations,
             episodes=self.episodes,
             episodes_along=min(self.episodes_along, self.episodes),
-            options=self.options,
+            options=(*found.options, *self.options),
             store=self.store,
             global_model=self.global_model,
             local_model=self.local_model,
-            steps=self.steps,
+            steps=found.steps if self.steps is None else self.steps,
             workers=self.workers,
             world_model_s=seconds(self.world_model_time, "--world-model-time"),
-            global_preset=self.global_preset,
+            global_preset=self.global_preset or found.global_preset,
+            global_options=found.global_options,
             local_preset=self.local_preset,
             device=self.device,
             threads=self.threads,

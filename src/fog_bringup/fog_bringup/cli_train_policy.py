@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from fog_bringup.training_options import Training, seconds
 from fog_bringup.worlds import find_part
-from fog_policy.fog_config import FogConfig
+from fog_policy.fog_config import CRITIC_FIRST, FogConfig
 from fog_world_model.errors import FogError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DEFAULT = FogConfig()
 _OF_FOG = ("environments", "horizon", "imagined_episode", "contexts", "context_within",
            "sampling_steps", "precision", "gamma", "actor_passes", "entropy_target",
-           "sample_prior", "local_share", "refresh_steps", "buffer_steps",
+           "sample_prior", "local_share", "refresh_steps", "buffer_steps", "critic_first",
            "check_every")  # fmt: skip
 """Options that set something of the decoupled update."""
 
@@ -53,11 +53,16 @@ class TrainPolicy(Training):
     """Checkpoint folder; the bundle is written to OUTPUT.bundle."""
     global_model: Path = tyro.MISSING
     """Checkpoint of the global model, or the name of a shipped world."""
-    local_model: Path = tyro.MISSING
-    """Checkpoint of the local model, or the name of a shipped world."""
+    local_model: Path | None = None
+    """Checkpoint of the local model, or the name of a shipped world; not given: the one that the
+    policy in --start-from was learned with, as it is in its checkpoint."""
     method: Literal["fog", "ppo", "local", "bc"] = "fog"
     """How it learns: fog; or a baseline: PPO, the local model alone, behaviour cloning. The
     settings from --environments to --check-every are fog's."""
+    start_from: Path | None = None
+    """Bundle, or checkpoint of a policy, whose actor learning begins with (not for bc). It goes
+    with the local model that it was trained on: for a bundle of bc that is the one that bc was
+    given."""
     options: tuple[str, ...] = ()
     """Settings of a baseline, METHOD.SETTING=VALUE each, such as ppo.horizon=64, as in 'fog
     experiment'."""
@@ -91,6 +96,9 @@ class TrainPolicy(Training):
     buffer_steps: int = _DEFAULT.buffer_steps
     """Imagined steps that are kept for those; they are part of the checkpoint (100,000 steps of
     64x64 take 1.2 GB)."""
+    critic_first: int | None = None
+    """Updates at the beginning in which only the critic learns; not given: 0, and 20 with
+    --start-from."""
     check_every: int = _DEFAULT.check_every
     """Updates between two checks of health; 0: none. A check costs nine rollouts."""
     max_updates: int | None = None
@@ -114,23 +122,51 @@ class TrainPolicy(Training):
             checkpoint_every_s=seconds(self.checkpoint_every, "--checkpoint-every"),
         )
         bundle = self.output.with_name(self.output.name + ".bundle")
+        local_model = self._local_model(bundle)
         if self.method == "fog":
             config = self._config()
             store = EpisodeStore(find_part(self.store, "episodes"), images=self.images)
             result = train_policy(
                 store,
                 find_part(self.global_model, "global"),
-                find_part(self.local_model, "local"),
+                local_model,
                 self.output,
                 bundle,
                 config,
                 loop,
+                start_from=self.start_from,
                 resume=self.resume,
             )
         else:
-            result = self._train_baseline(loop, bundle)
+            result = self._train_baseline(loop, bundle, local_model)
         print(f"{bundle}: {result.updates} updates, {result.imagined_steps} imagined steps")
         return 130 if result.interrupted else 0
+
+    def _local_model(self, bundle: Path) -> Path:
+        """The local model; what there is to say against --start-from is said now.
+
+        Raises:
+            FogError: The policy to start from cannot be, or there is no local model.
+        """
+        start = self.start_from
+        if start is not None:
+            if self.method == "bc":
+                raise FogError(f"--start-from {start}: behaviour cloning begins anew")
+            if start.resolve() in (self.output.resolve(), bundle.resolve()):
+                raise FogError(
+                    f"--start-from {start}: would be replaced by the result; give another OUTPUT, "
+                    "or --resume to go on with the same training"
+                )
+        if self.local_model is not None:
+            return find_part(self.local_model, "local")
+        if start is None:
+            raise FogError(
+                "--local-model: not given; name the local model, or with --start-from the "
+                "checkpoint of a policy, to go on with that policy's"
+            )
+        from fog_policy.warm_start import own_local_model
+
+        return own_local_model(start)
 
     def _config(self) -> FogConfig:
         """The settings of fog.
@@ -144,6 +180,7 @@ class TrainPolicy(Training):
                 "of its own, or choose another --method"
             )
         first, last = horizons(self.horizon)
+        critic_first = CRITIC_FIRST if self.start_from is not None else 0
         return FogConfig(
             environments=self.environments,
             horizon=first,
@@ -160,13 +197,16 @@ class TrainPolicy(Training):
             local_share=self.local_share,
             refresh_steps=self.refresh_steps,
             buffer_steps=self.buffer_steps,
+            critic_first=critic_first if self.critic_first is None else self.critic_first,
             check_every=self.check_every,
             seed=self.seed,
             device=self.device,
             threads=self.threads,
         )
 
-    def _train_baseline(self, loop: PolicyLoopConfig, bundle: Path) -> PolicyResult:
+    def _train_baseline(
+        self, loop: PolicyLoopConfig, bundle: Path, local_model: Path
+    ) -> PolicyResult:
         """Train by another method, and export the bundle.
 
         Raises:
@@ -192,15 +232,12 @@ class TrainPolicy(Training):
                     "--method"
                 )
         config = configuration(
-            self.method, self.options, seed=self.seed, device=self.device, threads=self.threads
-        )
+            self.method, self.options, seed=self.seed, device=self.device, threads=self.threads,
+            started=self.start_from is not None,
+        )  # fmt: skip
         store = EpisodeStore(find_part(self.store, "episodes"), images=self.images)
-        sources = Sources(
-            store,
-            find_part(self.global_model, "global"),
-            find_part(self.local_model, "local"),
-        )
-        learner, manifest = make_learner(self.method, sources, config)
+        sources = Sources(store, find_part(self.global_model, "global"), local_model)
+        learner, manifest = make_learner(self.method, sources, config, self.start_from)
         result = train_learner(learner, loop, self.output, manifest, resume=self.resume)
         export_bundle(self.output, bundle, store)
         return result

@@ -143,6 +143,9 @@ class TrainLocal(_WorldModelTraining):
     """Windows per step, of all processes together."""
     learning_rate: float = 8e-4
     """Largest learning rate."""
+    reward_std: float | None = None
+    """Standard deviation at which rewards are modelled: the smaller, the more the reward weighs in
+    the loss (half of it: four times). Not given: that of --start-from, or the preset's, 0.1."""
 
     def run(self) -> int:
         """Train."""
@@ -156,6 +159,7 @@ class TrainLocal(_WorldModelTraining):
             self.output,
             loop,
             preset=self.preset,
+            reward_std=self.reward_std,
             start_from=self.parent("local"),
             resume=self.resume,
         )

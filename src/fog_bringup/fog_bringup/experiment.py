@@ -7,6 +7,7 @@ way and at the end. Everything lies in one folder: what was made or given, a fol
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -19,9 +20,15 @@ from rich.console import Console
 
 from fog_bringup.benchmarks.device_name import device_name
 from fog_bringup.experiment_jobs import Job, carry_out
-from fog_bringup.experiment_methods import METHODS, Sources, configuration, require_methods
+from fog_bringup.experiment_methods import (
+    METHODS,
+    Sources,
+    configuration,
+    require_methods,
+    starts,
+)
 from fog_bringup.experiment_page import write_page
-from fog_bringup.experiment_run import FILM, ExperimentRun, RunPlan
+from fog_bringup.experiment_run import BUNDLE, FILM, ExperimentRun, RunPlan
 from fog_bringup.experiment_settings import ExperimentSettings, require_same
 from fog_bringup.experiment_sources import fingerprints, make_sources
 from fog_bringup.experiment_verdict import comparisons, pooled, pooled_curve
@@ -58,8 +65,12 @@ class Experiment:
         """
         self.output, self.settings = output, settings
         require_methods(settings.methods)
-        for name in settings.methods:
-            configuration(name, settings.options, seed=0)
+        wanted, self._options = starts(settings.options)
+        self.starts = {name: wanted[name] for name in settings.methods if name in wanted}
+        """Method -> method whose policy of the same seed it begins with."""
+        for name in {*settings.methods, *self.starts.values()}:
+            require_methods([name])
+            self._configuration(name, 0, 0)
         self.task = find_task(settings.task)
         if self.task.robot != "pusht":
             raise FogError(
@@ -106,8 +117,39 @@ class Experiment:
         """All runs: every method with the first seed, then every method with the second."""
         for seed in range(self.settings.seeds):
             for name in self.settings.methods:
-                folder = self.output / "runs" / f"{name}_{seed}"
-                yield name, seed, ExperimentRun(folder, self.task, self.plan, self.seeds)
+                yield name, seed, self._run(name, seed)
+
+    def _run(self, name: str, seed: int) -> ExperimentRun:
+        folder = self.output / "runs" / f"{name}_{seed}"
+        return ExperimentRun(folder, self.task, self.plan, self.seeds)
+
+    def _configuration(self, name: str, seed: int, threads: int) -> Any:
+        return configuration(
+            name, self._options, seed=seed, device=self.settings.device, threads=threads,
+            started=name in self.starts,
+        )  # fmt: skip
+
+    def _jobs(self, threads: int) -> tuple[list[Job], list[Job]]:
+        """What is not finished: policies that others begin with, and what can be begun then."""
+        every = {(name, seed): self._run(name, seed) for name, seed, _ in self.runs()}
+        needed = {
+            (self.starts[name], seed): self._run(self.starts[name], seed)
+            for (name, seed), run in every.items()
+            if name in self.starts and run.finished() is None
+        }
+
+        def job(name: str, seed: int, run: ExperimentRun) -> Job:
+            begins = self.starts.get(name)
+            start = None if begins is None else self._run(begins, seed).folder / BUNDLE
+            return Job(name, self._configuration(name, seed, threads), run, start)
+
+        first = [job(*key, run) for key, run in needed.items() if run.finished() is None]
+        then = [
+            job(*key, run)
+            for key, run in every.items()
+            if run.finished() is None and key not in needed
+        ]
+        return first, then
 
     def write(self, sources: Sources) -> dict[str, Any]:
         """Write ``results.json`` and the page about what is finished."""
@@ -124,7 +166,12 @@ class Experiment:
     def results(self, sources: Sources) -> dict[str, Any]:
         """The content of ``results.json``."""
         methods: dict[str, Any] = {
-            name: {"title": METHODS[name].title, "words": METHODS[name].words, "seeds": []}
+            name: {
+                "title": METHODS[name].title,
+                "words": self._words(name),
+                "start_from": self.starts.get(name),
+                "seeds": [],
+            }
             for name in self.settings.methods
         }
         for name, seed, run in self.runs():
@@ -169,37 +216,40 @@ class Experiment:
             "comparisons": comparisons(methods),
         }
 
+    def _words(self, name: str) -> str:
+        """What a method is, in a sentence."""
+        if name not in self.starts:
+            return METHODS[name].words
+        begins = self.starts[name]
+        spent = [found["seconds"] for seed in range(self.settings.seeds)
+                 if (found := self._run(begins, seed).finished()) is not None]  # fmt: skip
+        cost = f" ({sum(spent) / len(spent):.0f} s each, not counted here)" if spent else ""
+        title = METHODS[begins].title
+        return f"{METHODS[name].words}; begins with the policy of {title} of the same seed{cost}"
+
     def _learn(self, sources: Sources) -> list[str]:
         """Train what is not trained; returns what failed, in words."""
-        every = list(self.runs())
         settings = self.settings
         threads = settings.threads
         if not threads and settings.jobs > 1:
             threads = max(1, (os.cpu_count() or 1) // settings.jobs)
-        jobs = [
-            Job(
-                name,
-                configuration(
-                    name, settings.options, seed=seed, device=settings.device, threads=threads
-                ),
-                run,
-            )
-            for name, seed, run in every
-            if run.finished() is None
-        ]
-        over, shares = len(every) - len(jobs), dict.fromkeys((job.name for job in jobs), 0.0)
+        first, then = self._jobs(threads)
+        shares = dict.fromkeys((job.name for job in first + then), 0.0)
+        over = sum(run.finished() is not None for _, _, run in self.runs())
         failures: list[str] = []
         written = time.monotonic()
         with stop_on_signal() as stopped, progress_bar("experiment") as show:
 
             def tell(job: Job, share: float, text: str) -> None:
                 shares[job.name] = share
-                total = (over + sum(shares.values())) / len(every)
+                total = (over + sum(shares.values())) / (over + len(shares))
                 show(total, f"{job.name}: {share:.0%}, {text}")
 
-            for outcome in carry_out(
-                jobs, sources, at_once=settings.jobs, show=tell, stopped=stopped
-            ):
+            outcomes = itertools.chain.from_iterable(
+                carry_out(jobs, sources, at_once=settings.jobs, show=tell, stopped=stopped)
+                for jobs in (first, then)
+            )
+            for outcome in outcomes:
                 name, found = outcome.job.name, outcome.content
                 shares[name] = 1.0
                 if found is None:

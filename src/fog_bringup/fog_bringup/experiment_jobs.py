@@ -32,6 +32,8 @@ class Job:
     config: Any
     """Of the method, with its seed."""
     run: ExperimentRun
+    start_from: Path | None = None
+    """Bundle of the policy that it begins with."""
 
     @property
     def name(self) -> str:
@@ -86,7 +88,7 @@ def carry_out(
 def _go(
     job: Job, sources: Sources, show: Callable[[float, str], None], stopped: Stopped
 ) -> dict[str, Any]:
-    learner, manifest = make_learner(job.method, sources, job.config)
+    learner, manifest = make_learner(job.method, sources, job.config, job.start_from)
     return job.run.go(learner, manifest, sources.store, show=show, stopped=stopped)
 
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fog_policy.fog_config import CRITIC_FIRST
 from fog_policy.learner import Learner
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.errors import FogError
 from fog_world_model.training.checkpoint import open_checkpoint
 
-_ORIGIN = ("preset", "step", "seconds", "data_hash", "task_hash", "commit", "versions")
-"""What a policy says of the models that it comes from."""
+_START = "start_from"
+_STARTS = ("bc",)
+"""Methods whose policy another method may begin with: those that leave the local model as it is."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Method:
     """Makes one, given the class, the sources and the configuration."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Values of the configuration that make this method what it is."""
+    starts_from: bool = True
+    """Whether it can begin with a policy that there is already."""
 
 
 def _in_imagination(window: str, *, with_global: bool) -> Callable[[Any, Sources, Any], Learner]:
@@ -68,9 +72,8 @@ def _in_imagination(window: str, *, with_global: bool) -> Callable[[Any, Sources
         from fog_world_model.data.windows import WindowSampler
         from fog_world_model.training.train_world_models import load_worlds
 
-        store = sources.store
-        (global_model, _), (local_model, _) = load_worlds(
-            sources.global_model, sources.local_model, store
+        (global_model, _), (local_model, _), store = load_worlds(
+            sources.global_model, sources.local_model, sources.store
         )
         contexts = load_contexts(store, global_model, config)
         length = getattr(config, window) + 1
@@ -87,8 +90,8 @@ def _on_recordings(kind: Any, sources: Sources, config: Any) -> Learner:
     from fog_world_model.training.train_world_models import load_local
 
     local_model, checkpoint = load_local(sources.local_model, sources.store.task)
-    sources.store.normalisation = checkpoint.normalisation
-    learner: Learner = kind(sources.store, local_model, config)
+    store = sources.store.normalised_as(checkpoint.normalisation)
+    learner: Learner = kind(store, local_model, config)
     return learner
 
 
@@ -121,13 +124,20 @@ METHODS: dict[str, Method] = {
         "fog_policy.cloning_config:CloningConfig",
         "fog_policy.behaviour_cloning:BehaviourCloning",
         _on_recordings,
+        starts_from=False,
     ),
 }
 """Name on the command line -> method."""
 
 
 def configuration(
-    name: str, options: Sequence[str], *, seed: int, device: str = "auto", threads: int = 0
+    name: str,
+    options: Sequence[str],
+    *,
+    seed: int,
+    device: str = "auto",
+    threads: int = 0,
+    started: bool = False,
 ) -> Any:
     """The configuration of a method.
 
@@ -137,6 +147,8 @@ def configuration(
         seed: Of weights, contexts and noise.
         device: Where it learns.
         threads: CPU threads; 0: torch's own choice.
+        started: Whether it begins with a policy that there is already; the critic, which does not,
+            is then given a lead.
 
     Raises:
         FogError: The method, the field or the value is not known.
@@ -147,6 +159,8 @@ def configuration(
     hints = typing.get_type_hints(kind)
     common = {"seed": seed, "device": device, "threads": threads}
     values = {**method.settings, **{k: v for k, v in common.items() if k in fields}}
+    if started:
+        values["critic_first"] = CRITIC_FIRST
     for option in options:
         target, value = _split(option)
         owner, _, field = target.partition(".")
@@ -163,31 +177,62 @@ def configuration(
     return kind(**values)
 
 
-def make_learner(name: str, sources: Sources, config: Any) -> Made:
+def starts(options: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Which methods are to begin with another's policy (``METHOD.start_from=bc``).
+
+    Args:
+        options: ``METHOD.FIELD=VALUE``.
+
+    Returns:
+        Method -> method of the policy that it begins with, and the other options.
+
+    Raises:
+        FogError: A method cannot begin so, or not with that one.
+    """
+    found, others = {}, []
+    for option in options:
+        target, value = _split(option)
+        name, _, field = target.partition(".")
+        if field != _START or name not in METHODS:
+            others.append(option)
+            continue
+        if not METHODS[name].starts_from:
+            able = ", ".join(k for k, method in METHODS.items() if method.starts_from)
+            raise FogError(f"--options {option}: {name} begins anew; {able} can begin so")
+        if value not in _STARTS:
+            raise FogError(
+                f"--options {option}: expected {' or '.join(_STARTS)}; the others refresh the "
+                "local model that their policy goes with"
+            )
+        found[name] = value
+    return found, others
+
+
+def make_learner(name: str, sources: Sources, config: Any, start_from: Path | None = None) -> Made:
     """A learner that has learned nothing yet, and the manifest of its checkpoints.
+
+    Args:
+        name: Of the method.
+        sources: What it is given.
+        config: Its configuration.
+        start_from: Bundle or checkpoint of the policy that it begins with; None: random weights.
 
     Raises:
         FogError: The method is not known, or its sources do not fit.
     """
+    from fog_policy.policy_manifest import policy_manifest
+    from fog_policy.warm_start import open_start
+    from fog_world_model.training.train_world_models import open_local
+
     method, store = _method(name), sources.store
-    learner = method.build(_find(name, method.learner), sources, config)
-    made_from = {
-        kind: open_checkpoint(path, kind, store.task).manifest
-        for kind, path in (("global", sources.global_model), ("local", sources.local_model))
-    }
-    return learner, {
-        "kind": "policy",
-        "method": name,
-        "task": store.task.to_dict(),
-        "task_hash": store.task.hash,
-        "data_hash": store.data_hash,
-        "normalisation": made_from["local"]["normalisation"],
-        "config": dataclasses.asdict(config),
-        "made_from": {
-            **{k: {key: m.get(key) for key in _ORIGIN} for k, m in made_from.items()},
-            "transitions": store.transitions,
-        },
-    }
+    start = None if start_from is None else open_start(start_from, store.task)
+    learner: Any = method.build(_find(name, method.learner), sources, config)
+    world = open_checkpoint(sources.global_model, "global", store.task)
+    local = open_local(sources.local_model, store.task)
+    if start is not None:
+        start.require_local(learner.local_model, local.normalisation, sources.local_model)
+        start.place(learner)
+    return learner, policy_manifest(name, store, config, world, local, start)
 
 
 def require_methods(names: Sequence[str]) -> None:

@@ -19,6 +19,8 @@ MAY_CHANGE = (
 """Settings with which an experiment may be continued differently: more methods or more seeds are
 more runs, what is learned depends on the others only by rounding, and of what is given the content
 has to be the same."""
+LATER: dict[str, dict[str, Any]] = {"settings": {"global_options": []}}
+"""What notes say since later, and what older ones meant."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class ExperimentSettings:
     world_model_s: float = 900.0
     """Seconds for each world model that is not given; they are trained side by side."""
     global_preset: str = "small"
+    global_options: tuple[str, ...] = ()
+    """Further options of 'fog train global' for a model that is not given."""
     local_preset: str = "small"
     device: str = "auto"
     threads: int = 0
@@ -95,7 +99,7 @@ def require_same(folder: Path, name: str, wanted: dict[str, Any]) -> None:
     """
     path = folder / f"{name}.json"
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = {**LATER.get(name, {}), **json.loads(path.read_text(encoding="utf-8"))}
         lines = [
             line
             for line in differences_between(name, found, wanted)

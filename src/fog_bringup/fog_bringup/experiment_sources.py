@@ -42,6 +42,7 @@ def make_sources(
         stages.run("import", {}, [store], lambda: _import(task, bags, store, console))
     opened = EpisodeStore(store, task)
     given = {"global": settings.global_model, "local": settings.local_model}
+    options = {"global": list(settings.global_options), "local": []}
     presets = {"global": settings.global_preset, "local": settings.local_preset}
     missing = [kind for kind, path in given.items() if path is None]
     if missing:
@@ -50,7 +51,7 @@ def make_sources(
             f"{kind} model": [
                 "train", kind, str(store), str(folder / kind), "--preset", presets[kind],
                 "--time-budget", f"{settings.world_model_s:g}s", "--device", settings.device,
-                "--threads", str(threads),
+                "--threads", str(threads), *options[kind],
             ]
             for kind in missing
         }  # fmt: skip
@@ -60,6 +61,7 @@ def make_sources(
                 "data": opened.data_hash,
                 "seconds": settings.world_model_s,
                 "presets": {kind: presets[kind] for kind in missing},
+                **{k: v for k, v in options.items() if k in missing and v},
             },
             [folder / kind for kind in missing],
             lambda: run_side_by_side(commands, folder / "logs"),

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from fog_bringup.cli import main
 from fog_world_model.data import messages
 from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter
 from fog_world_model.task import task_from_dict
@@ -109,3 +110,33 @@ def _image_message(pixels: npt.ArrayLike, encoding: str = "rgb8", stamp_ns: int 
 def image_message() -> Callable[..., bytes]:
     """Serialise an Image: pixels ``[height, width, ...]``, encoding, stamp."""
     return _image_message
+
+
+@pytest.fixture(scope="session")
+def long_store(
+    store_of: Callable[..., EpisodeStore], tmp_path_factory: pytest.TempPathFactory
+) -> EpisodeStore:
+    """Episodes that are long enough for the windows that models are trained on."""
+    return store_of(tmp_path_factory.mktemp("long") / "store", lengths=[40] * 5)
+
+
+@pytest.fixture(scope="session")
+def models(long_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """World models that have seen one batch, as options."""
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("global", "local"):
+        few = ["--preset", "tiny", "--batch-size", "2", "--device", "cpu", "--max-steps", "1"]
+        assert main(["train", kind, str(long_store.path), str(folder / kind), *few]) == 0
+    return ["--global-model", str(folder / "global"), "--local-model", str(folder / "local"),
+            "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def cloned(
+    long_store: EpisodeStore, models: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The checkpoint of a cloned policy; its bundle lies beside it."""
+    path = tmp_path_factory.mktemp("cloned") / "policy"
+    few = ["--method", "bc", "--options", "bc.share=1", "bc.rank=final", "--max-updates", "2"]
+    assert main(["train", "policy", str(long_store.path), str(path), *models, *few]) == 0
+    return path

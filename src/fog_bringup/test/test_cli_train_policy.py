@@ -37,8 +37,8 @@ def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, .
     for name in ("store", "g", "l"):
         (tmp_path / name).mkdir()
 
-    def train(*arguments: Any, resume: bool) -> SimpleNamespace:
-        calls.append((*arguments, resume))
+    def train(*arguments: Any, start_from: Any, resume: bool) -> SimpleNamespace:
+        calls.append((*arguments, start_from, resume))
         return SimpleNamespace(updates=3, imagined_steps=48, interrupted=len(calls) > 1)
 
     monkeypatch.setattr(fog_policy.train_policy, "train_policy", train)
@@ -53,7 +53,7 @@ def test_defaults_are_those_of_the_settings(
     assert called == [
         (
             Path("store"), Path("g"), Path("l"), Path("out"), Path("out.bundle"), FogConfig(),
-            PolicyLoopConfig(time_budget_s=360.0), False,
+            PolicyLoopConfig(time_budget_s=360.0), None, False,
         )
     ]  # fmt: skip
     assert capsys.readouterr().out == "out.bundle: 3 updates, 48 imagined steps\n"
@@ -67,7 +67,7 @@ def test_options_reach_their_settings_and_an_interrupted_run_says_so(
         "--environments": 64, "--imagined-episode": 40, "--contexts": 300, "--sampling-steps": 2,
         "--precision": "float32", "--gamma": 0.99, "--entropy-target": -0.5, "--local-share": 0.25,
         "--refresh-steps": 2, "--buffer-steps": 5000, "--check-every": 10, "--seed": 4,
-        "--device": "cpu", "--threads": 1,
+        "--device": "cpu", "--threads": 1, "--critic-first": 5,
     }  # fmt: skip
     given = [str(part) for pair in options.items() for part in pair]
     status = main(
@@ -77,7 +77,17 @@ def test_options_reach_their_settings_and_an_interrupted_run_says_so(
     assert status == 130
     expected = {name.removeprefix("--").replace("-", "_"): v for name, v in options.items()}
     assert called[1][5] == FogConfig(horizon=16, horizon_end=32, sample_prior=True, **expected)
-    assert called[1][6:] == (PolicyLoopConfig(7200.0, 7, 1000, 300.0), True)
+    assert called[1][6:] == (PolicyLoopConfig(7200.0, 7, 1000, 300.0), None, True)
+
+
+def test_a_run_that_starts_from_a_policy_gives_the_critic_a_lead(
+    called: list[tuple[Any, ...]],
+) -> None:
+    assert main([*ARGUMENTS, "--start-from", "b"]) == 0
+    assert main([*ARGUMENTS, "--start-from", "b", "--critic-first", "3"]) == 130
+    for call, updates in zip(called, (20, 3), strict=True):
+        assert call[5] == FogConfig(critic_first=updates)
+        assert call[7] == Path("b")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +96,9 @@ def test_options_reach_their_settings_and_an_interrupted_run_says_so(
         (["--horizon", "x"], "--horizon x: expected steps"),
         (["--entropy-target", "1"], "entropy_target is 1.0; expected less than 0"),
         (["--checkpoint-every", "soon"], "--checkpoint-every soon: expected a duration"),
+        (["--start-from", "out"], "--start-from out: would be replaced by the result"),
+        (["--start-from", "./out.bundle"], "would be replaced by the result; give another OUTPUT"),
+        (["--start-from", "b", "--method", "bc"], "--start-from b: behaviour cloning begins anew"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_loaded(
@@ -96,6 +109,16 @@ def test_what_cannot_be_is_said_before_anything_is_loaded(
 ) -> None:
     assert main([*ARGUMENTS, *options]) == 2
     assert message in capsys.readouterr().err
+    assert called == []
+
+
+def test_without_a_local_model_there_has_to_be_a_policy_that_has_one(
+    called: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(ARGUMENTS[:-2]) == 2
+    assert "--local-model: not given; name the local model, or" in capsys.readouterr().err
+    assert main([*ARGUMENTS[:-2], "--start-from", str(tmp_path / "nothing")]) == 2
+    assert "nothing: has no manifest.json" in capsys.readouterr().err
     assert called == []
 
 

@@ -176,9 +176,9 @@ def test_a_finished_run_is_not_repeated_and_another_seed_is_added(
     made: list[tuple[str, int]] = []
     make = module.make_learner
 
-    def spy(name: str, sources: Any, config: Any) -> Any:
+    def spy(name: str, sources: Any, config: Any, start_from: Path | None) -> Any:
         made.append((name, config.seed))
-        return make(name, sources, config)
+        return make(name, sources, config, start_from)
 
     monkeypatch.setattr(module, "make_learner", spy)
     assert main(command(folder, "--methods", ",".join(METHODS), "--seeds", "1", *SMALL)) == 0
@@ -213,6 +213,34 @@ def test_runs_side_by_side_learn_the_same(
         )
         coverages = [[e["max_coverage"] for e in run["evaluations"]] for run in (one, other)]
         assert coverages[0] == coverages[1], name
+
+
+def test_methods_begin_with_the_cloned_policy_of_their_seed(folder: Path) -> None:
+    """Which is trained first, though it is not compared itself."""
+    begin = [f"{name}.start_from=bc" for name in ("fog", "ppo", "local")]
+    arguments = command(folder, "--methods", "fog,local", "--seeds", "1", *SMALL, *begin)
+    arguments[arguments.index("--output") + 1] = str(folder / "out_start")
+    assert main(arguments) == 0
+    place = folder / "out_start"
+    results = read(place)
+    assert list(results["methods"]) == ["fog", "local"]
+    cloned = load_bundle(place / "runs" / "bc_0" / "policy.bundle")
+    for name, method in results["methods"].items():
+        assert method["start_from"] == "bc"
+        assert "begins with the policy of cloning of the same seed" in method["words"]
+        (run,) = method["seeds"]
+        assert run["config"]["critic_first"] == 20, "which is longer than the run is"
+        bundle = load_bundle(place / "runs" / f"{name}_0" / "policy.bundle")
+        assert bundle.manifest["made_from"]["started_from"]["method"] == "bc"
+        # The same local model and actor, as nothing but the critic has learned: the same policy.
+        weights, others = (b.checkpoint.tensors("weights") for b in (bundle, cloned))
+        assert all(torch.equal(value, others[key]) for key, value in weights.items())
+        assert run["max_coverage"] == cloned_coverage(place)
+
+
+def cloned_coverage(place: Path) -> Any:
+    content = json.loads((place / "runs" / "bc_0" / "run.json").read_text())
+    return content["evaluations"][-1]["max_coverage"]
 
 
 def test_jobs_side_by_side_end_when_asked_to(folder: Path, task: TaskConfig) -> None:
@@ -277,6 +305,12 @@ def test_other_settings_are_refused(
         ),
         (["--methods", "fog", "--options", "horizon=3"], "expected METHOD.SETTING=VALUE"),
         (["--methods", "fog", "--options", "sac.rate=3"], "no method 'sac'"),
+        (["--methods", "fog", "--options", "bc.start_from=bc"], "bc begins anew; fog, ppo, local"),
+        (["--methods", "fog", "--options", "fog.start_from=ppo"], "expected bc; the others"),
+        (
+            ["--methods", "fog", "--options", "fog.start_from=bc", "bc.gamma=1"],
+            "bc has no setting 'gamma'",
+        ),
         (["--seeds", "0"], "seeds is 0; expected more than 0"),
     ],
 )

@@ -30,7 +30,7 @@ def test_world_fits_its_task_and_beats_a_still_picture(name: str) -> None:
     store = EpisodeStore(find_part(name, "episodes"), task)
     assert of_local.manifest["data_hash"] == checkpoint.manifest["data_hash"]
     assert store.data_hash != checkpoint.manifest["data_hash"], "not trained on what it starts from"
-    store.normalisation = checkpoint.normalisation
+    store = store.normalised_as(checkpoint.normalisation)
     figures = evaluate_open_loop(model, store, local=local, horizons=(1, 4, 8), windows=24)
     for ours, still in zip(figures.model_psnr, figures.copy_last_psnr, strict=True):
         assert ours > still

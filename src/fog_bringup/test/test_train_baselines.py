@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
 from pathlib import Path
 
 import pytest
+import torch
 
 from fog_bringup.cli import main
 from fog_policy.bundle import load_bundle
@@ -17,25 +18,6 @@ SMALL = {
     "local": ["local.environments=4", "local.horizon=4"],
     "bc": ["bc.share=1", "bc.rank=final"],
 }
-
-
-@pytest.fixture(scope="module")
-def long_store(
-    store_of: Callable[..., EpisodeStore], tmp_path_factory: pytest.TempPathFactory
-) -> EpisodeStore:
-    """Episodes that are long enough for the windows that models are trained on."""
-    return store_of(tmp_path_factory.mktemp("long") / "store", lengths=[40] * 5)
-
-
-@pytest.fixture(scope="module")
-def models(long_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """World models that have seen one batch, as options."""
-    folder = tmp_path_factory.mktemp("models")
-    for kind in ("global", "local"):
-        few = ["--preset", "tiny", "--batch-size", "2", "--device", "cpu", "--max-steps", "1"]
-        assert main(["train", kind, str(long_store.path), str(folder / kind), *few]) == 0
-    return ["--global-model", str(folder / "global"), "--local-model", str(folder / "local"),
-            "--device", "cpu"]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", SMALL)
@@ -73,6 +55,78 @@ def test_cloning_ends_by_itself(
     assert main([*command, "--method", "bc", "--options", *given, "--time-budget", "2h"]) == 0
     curve = open_checkpoint(tmp_path / "policy", "policy").manifest["curve"]
     assert [row["finished"] for row in curve] == [0.0] * (len(curve) - 1) + [1.0]
+
+
+FEW = {
+    "fog": ["--environments", "4", "--horizon", "4", "--check-every", "0"],
+    "ppo": ["--method", "ppo", "--options", *SMALL["ppo"], "ppo.critic_first=1"],
+    "local": ["--method", "local", "--options", *SMALL["local"]],
+}
+
+
+@pytest.mark.parametrize("method", FEW)
+def test_a_method_starts_from_a_cloned_policy_and_is_gone_on_with(
+    method: str,
+    cloned: Path,
+    long_store: EpisodeStore,
+    models: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output, bundle = tmp_path / "policy", Path(f"{cloned}.bundle")
+    command = ["train", "policy", str(long_store.path), str(output), *models, *FEW[method]]
+    start = ["--start-from", str(bundle)]
+    assert main([*command, *start, "--max-updates", "1"]) == 0
+    assert main([*command, *start, "--max-updates", "2", "--resume"]) == 0
+    found = open_checkpoint(output, "policy", long_store.task)
+    assert found.manifest["config"]["critic_first"] == (1 if method == "ppo" else 20)
+    origin = found.manifest["made_from"]["started_from"]
+    assert (origin["kind"], origin["method"], origin["updates"]) == ("bundle", "bc", 2)
+    assert load_bundle(f"{output}.bundle").manifest["made_from"]["started_from"] == origin
+    weights = load_bundle(bundle).checkpoint.tensors("weights")
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        if name.startswith("actor."):
+            digest.update(name.removeprefix("actor.").encode() + weights[name].numpy().tobytes())
+    assert origin["actor_sha256"] == digest.hexdigest()
+    unchanged = all(
+        torch.equal(value, weights[f"actor.{name}"])
+        for name, value in found.tensors("actor").items()
+    )
+    assert unchanged == (method != "ppo"), "PPO has learned in its second update"
+    capsys.readouterr()
+    assert main([*command, "--max-updates", "3", "--resume"]) == 2
+    assert "does not belong to this run" in capsys.readouterr().err
+
+
+def test_only_with_its_own_local_model(
+    cloned: Path,
+    long_store: EpisodeStore,
+    models: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Given another one it is refused; given none, the one in the policy's checkpoint is taken."""
+    other = ["--preset", "tiny", "--batch-size", "2", "--device", "cpu", "--max-steps", "2"]
+    assert main(["train", "local", str(long_store.path), str(tmp_path / "other"), *other]) == 0
+    train = ["train", "policy", str(long_store.path), str(tmp_path / "policy"), *FEW["fog"],
+             "--max-updates", "1", *models]  # fmt: skip
+    at = train.index("--local-model")
+    wrong = [*train[: at + 1], str(tmp_path / "other"), *train[at + 2 :]]
+    bundle = f"{cloned}.bundle"
+    assert main([*wrong, "--start-from", bundle]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "reads the states of another local model than" in said and f"--start-from {cloned}" in said
+    )
+    without = [*train[:at], *train[at + 2 :]]
+    assert main([*without, "--start-from", bundle]) == 2
+    assert "a bundle holds what runs on the robot" in capsys.readouterr().err
+    assert not (tmp_path / "policy").exists()
+    assert main([*without, "--start-from", str(cloned)]) == 0
+    found = open_checkpoint(tmp_path / "policy", "policy").manifest["made_from"]
+    assert found["local"]["kind"] == "policy" and found["local"]["method"] == "bc"
+    assert found["started_from"]["kind"] == "policy"
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,21 @@ def test_two_processes_by_accelerate_launch(store: EpisodeStore, tmp_path: Path)
     assert [c.manifest["processes"] for c in (one, two)] == [1, 2]
 
 
+def test_the_weight_of_the_reward_is_an_option_and_part_of_the_run(
+    long_store: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "local"
+    few = ["--preset", "tiny", "--batch-size", "2", "--device", "cpu", "--max-steps"]
+    command = ["train", "local", str(long_store.path), str(path), *few]
+    assert main([*command, "1", "--reward-std", "0.03"]) == 0
+    assert open_checkpoint(path, "local").manifest["config"]["reward_std"] == 0.03
+    assert main([*command, "2", "--resume"]) == 2
+    assert "reward_std was 0.03, is 0.1" in capsys.readouterr().err
+    assert main([*command, "2", "--resume", "--reward-std", "0.03"]) == 0
+    assert main([*command, "1", "--reward-std", "0"]) == 2
+    assert "--reward-std 0.0: expected more than 0" in capsys.readouterr().err
+
+
 def test_time_runs_out_then_a_signal_then_the_end(
     store: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

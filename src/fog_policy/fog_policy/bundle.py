@@ -172,20 +172,24 @@ def export_bundle(
         FogError: The checkpoint cannot be read, or the bundle cannot be written.
     """
     checkpoint = open_checkpoint(policy, "policy")
-    manifest = checkpoint.manifest
-    local = LocalModel(LocalModelConfig(**manifest["local_config"]))
-    actor = Actor(ActorCriticConfig(**manifest["actor_critic"]))
-    checkpoint.load_into(local, "local")
-    checkpoint.load_into(actor, "actor")
-    bundle = write_bundle(
-        local,
-        actor,
-        output,
-        {k: v for k, v in manifest.items() if k not in _ONLY_TRAINING},
-    )
+    kept = {k: v for k, v in checkpoint.manifest.items() if k not in _ONLY_TRAINING}
+    bundle = write_bundle(*policy_networks(checkpoint), output, kept)
     if store is None or not has_range(store):
         return bundle
     return add_surprise(bundle, store)
+
+
+def policy_networks(policy: Checkpoint) -> tuple[LocalModel, Actor]:
+    """Load the whole local model and the actor of a policy's checkpoint.
+
+    Raises:
+        FogError: The weights are missing, damaged, or do not fit.
+    """
+    local = LocalModel(LocalModelConfig(**policy.manifest["local_config"]))
+    actor = Actor(ActorCriticConfig(**policy.manifest["actor_critic"]))
+    policy.load_into(local, "local")
+    policy.load_into(actor, "actor")
+    return local, actor
 
 
 def write_bundle(

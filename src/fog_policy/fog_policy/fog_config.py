@@ -7,6 +7,9 @@ from typing import Literal
 
 from fog_world_model.errors import FogError
 
+CRITIC_FIRST = 20
+"""``critic_first`` of a run that starts from a policy, unless it is told otherwise."""
+
 
 @dataclass(frozen=True)
 class FogConfig:
@@ -44,6 +47,9 @@ class FogConfig:
     critic_rate: float = 1e-3
     critic_passes: int = 4
     """Passes over the rollout per update, in 4 minibatches each."""
+    critic_first: int = 0
+    """Updates at the beginning in which only the critic learns. An actor that is no beginner would
+    be spoilt by the derivatives of a critic that is one (:mod:`.warm_start`)."""
     target_rate: float = 0.2
     """How far the target critic moves to the critic per update."""
     gradient_clip: float = 1.0
@@ -87,7 +93,8 @@ class FogConfig:
             if not getattr(self, name) > 0:
                 raise FogError(f"{name} is {getattr(self, name)}; expected more than 0")
         for name in ("horizon_end", "context_within", "sampling_steps", "refresh_steps",
-                     "buffer_steps", "check_every", "temperature_rate"):  # fmt: skip
+                     "buffer_steps", "check_every", "temperature_rate",
+                     "critic_first"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise FogError(f"{name} is {getattr(self, name)}; expected 0 or more")
         for name in ("gamma", "lambda_", "local_share", "target_rate"):

@@ -112,7 +112,7 @@ class FogTrainer:
         self.updates, self.progress = 0, 0.0
         """Updates so far, and the share of the run that is over, which whoever drives this sets
         (:mod:`.policy_training`): the horizon and the first phase follow it."""
-        self.clipped = [0, 0]  # of how many gradients of the actor since the last check
+        self.clipped = [0, 0]  # how many, of how many gradients of the actor since the last check
         self.coupled: Phase | None = None
         self.phase = self._begin(alone=config.local_share > 0)
 
@@ -120,6 +120,11 @@ class FogTrainer:
     def imagined_steps(self) -> int:
         """Steps in the global model and in the local model alone; checks are not counted."""
         return self.env.steps + self.alone.steps
+
+    @property
+    def features(self) -> Tensor:
+        """``[env, feature]``: what the actor sees now."""
+        return self.phase.state.features
 
     @property
     def in_global(self) -> bool:
@@ -153,11 +158,12 @@ class FogTrainer:
             self.phase = self._begin(alone=False)
 
     def update(self) -> dict[str, float]:
-        """One rollout, one step of the actor, several of the critic and of the local model.
+        """One rollout, a step of the actor or more, several of the critic and of the local model.
 
         Returns:
-            What happened, for the log; every ``config.check_every`` updates also the figures of
-            :mod:`.health`.
+            What happened, for the log (``clipped`` as a share of the actor's steps, nothing of its
+            gradient while only the critic learns); every ``config.check_every`` updates also the
+            figures of :mod:`.health`.
 
         Raises:
             FogError: Something is not finite; what, and where, is said.
@@ -171,50 +177,55 @@ class FogTrainer:
         shape = (config.horizon_at(self.progress), config.environments,
                  self.actor.config.action_size)  # fmt: skip
         noise = torch.randn(shape, generator=self.noise, device=self.device)
-        flow = rollout(self.actor, phase.world, phase.local, phase.state, noise)
-        require_finite(flow, self.updates)
-        bootstrap = self.target(flow.next_features[-1])
-        temperature = self.log_temperature.exp().detach()
-        self._require_finite_values(bootstrap, temperature)
-        bonus = soft_bonus(flow.log_probs, temperature, target=self.entropy_target)
-        target = objective(flow, bootstrap, gamma=config.gamma, bonus=bonus)
-        norm = self._descend("actor", self.actor, -target)
-        if self.in_global:  # the local model alone is as cheap, and on-policy
-            for _ in range(config.actor_passes - 1):
-                self._go_through_again(flow, noise, temperature)
+        learning = self.updates >= config.critic_first  # or else only the critic does
+        with torch.set_grad_enabled(learning):
+            flow = rollout(self.actor, phase.world, phase.local, phase.state, noise)
+            require_finite(flow, self.updates)
+            temperature = self.log_temperature.exp().detach()
+            target, bonus = self._objective(flow, temperature)
+        norms = []
+        if learning:
+            norms.append(self._descend("actor", self.actor, -target))
+            # The local model alone is as cheap, and on-policy.
+            for _ in range(config.actor_passes - 1 if self.in_global else 0):
+                again = retrace(self.actor, phase.local, flow, noise)
+                improved, _ = self._objective(again, temperature)
+                norms.append(self._descend("actor", self.actor, -improved))
         entropy = float(-flow.log_probs.detach().mean())
-        self._adapt_temperature(entropy)
+        if learning:
+            self._adapt_temperature(entropy)
         critic_loss = self._fit_critic(flow, bonus.detach())
         log = {
             "reward": float(torch.stack([s.reward for s in flow.steps]).mean()),
             "objective": float(target.detach()),
             "entropy": entropy,
             "temperature": float(temperature),
-            "gradient_norm": norm,
-            "clipped": float(norm > config.gradient_clip),
             "critic_loss": critic_loss,
             "saturation": float((flow.actions.detach().abs() > 0.97).float().mean()),
             "local_reward_error": self._reward_error(flow),
             "ends": float(flow.ends.sum()),
             "horizon": float(len(noise)),
         }
+        if norms:
+            clipped = sum(norm > config.gradient_clip for norm in norms)
+            self.clipped = [self.clipped[0] + clipped, self.clipped[1] + len(norms)]
+            log |= {"gradient_norm": norms[0], "clipped": clipped / len(norms)}
         phase.state = flow.state
         if first is not None and config.refresh_steps:
             self.buffer.add(*first, flow)
-            log |= self.refresh.fit(config.refresh_steps, update=self.updates)
+            if learning:
+                log |= self.refresh.fit(config.refresh_steps, update=self.updates)
         self.updates += 1
-        self.clipped = [self.clipped[0] + int(log["clipped"]), self.clipped[1] + 1]
         if self.in_global and config.check_every and self.updates % config.check_every == 0:
             log |= self._check_health(log["reward"])
         return log | {"imagined_steps": self.env.steps, "local_steps": self.alone.steps}
 
-    def _go_through_again(self, flow: Rollout, noise: Tensor, temperature: Tensor) -> None:
-        """One more step of the actor on a rollout."""
-        again = retrace(self.actor, self.phase.local, flow, noise)
-        bonus = soft_bonus(again.log_probs, temperature, target=self.entropy_target)
-        bootstrap = self.target(again.next_features[-1])
-        target = objective(again, bootstrap, gamma=self.config.gamma, bonus=bonus)
-        self._descend("actor", self.actor, -target)
+    def _objective(self, flow: Rollout, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        """What the actor is to raise, and the entropy's part of the rewards ``[time, env]``."""
+        bootstrap = self.target(flow.next_features[-1])
+        self._require_finite_values(bootstrap, temperature)
+        bonus = soft_bonus(flow.log_probs, temperature, target=self.entropy_target)
+        return objective(flow, bootstrap, gamma=self.config.gamma, bonus=bonus), bonus
 
     def check_gradient(self) -> GradientCheck:
         """Compare with finite differences through the global model; nothing changes.

@@ -80,7 +80,7 @@ def check_gradient(
     kept = [p.detach().clone() for p in parameters]
 
     def run() -> tuple[Tensor, Rollout]:
-        with _unchanged(env):
+        with unchanged(env):
             flow = rollout(actor, env, local, state, noise)
             return objective(flow, value(flow.next_features[-1]), gamma=gamma), flow
 
@@ -132,12 +132,33 @@ def local_objective(
     Returns:
         Scalar, as :func:`.decoupled_gradient.objective`.
     """
-    state, total = state.detach(), torch.zeros((), device=noise.device)
-    for t, step_noise in enumerate(noise):
+    rewards, state = local_rewards(policy, local, state, noise)
+    total = torch.zeros((), device=noise.device)
+    for t, reward in enumerate(rewards):
+        total = total + gamma**t * reward.mean()
+    return (total + gamma ** len(noise) * value(state.features).mean()) / len(noise)
+
+
+def local_rewards(
+    policy: Policy, local: LocalWorld, state: LatentState, noise: Tensor
+) -> tuple[Tensor, LatentState]:
+    """What the local model alone foretells.
+
+    Args:
+        policy: The actor.
+        local: The local world; it foretells no ends.
+        state: s_0; its gradient is cut.
+        noise: ``[time, env, field]`` standard normal.
+
+    Returns:
+        Rewards ``[time, env]`` and the last state, with their gradients.
+    """
+    state, rewards = state.detach(), []
+    for step_noise in noise:
         action, _ = policy(state.features, step_noise)
         state = local.predict(state, action)
-        total = total + gamma**t * local.reward(state).mean()
-    return (total + gamma ** len(noise) * value(state.features).mean()) / len(noise)
+        rewards.append(local.reward(state))
+    return torch.stack(rewards), state
 
 
 def _along(gradient: tuple[Tensor, ...], direction: list[Tensor]) -> Tensor:
@@ -154,7 +175,7 @@ def _place(
 
 
 @contextmanager
-def _unchanged(env: ImaginedEnv) -> Iterator[None]:
+def unchanged(env: ImaginedEnv) -> Iterator[None]:
     """Put the environment back afterwards, so that every rollout in here starts alike."""
     before = env.snapshot()
     try:

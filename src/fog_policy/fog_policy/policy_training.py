@@ -25,6 +25,8 @@ Row = dict[str, float]
 MAY_CHANGE = ("device", "threads", "check_every", "check_directions")
 """Settings that a resumed run may change: what is learned does not depend on them, but for
 rounding."""
+LATER = {"critic_first": 0}
+"""Settings that there are since later, and what runs of before meant."""
 ROWS = 4000
 """Most rows of the curve that a checkpoint keeps; TensorBoard has all."""
 
@@ -160,6 +162,9 @@ class LearnerCheckpoint:
                 f"checkpoint {path}: the manifest has no {', '.join(missing)}: an earlier version "
                 "made it, and training cannot go on from it; train anew in another folder"
             )
+        if isinstance(settings := here.get("config"), dict):
+            before = {name: value for name, value in LATER.items() if name in settings}
+            found = {**found, "config": {**before, **found.get("config", {})}}
         lines = [
             line
             for key in ("method", "config", "data_hash", "made_from")

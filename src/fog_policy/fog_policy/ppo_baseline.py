@@ -119,6 +119,11 @@ class PpoLearner:
         """Steps in the global model."""
         return self.env.steps
 
+    @property
+    def features(self) -> Tensor:
+        """``[env, feature]``: what the actor sees now."""
+        return self.worlds.state.features
+
     def update(self) -> dict[str, float]:
         """One rollout, PPO's passes over it, and the refresh of the local model.
 
@@ -141,7 +146,8 @@ class PpoLearner:
                 flows.append(flow)
                 over += time_outs
             self.ppo.compute_returns(observed)
-        losses = self.ppo.update()
+        learning = self.updates >= config.critic_first
+        losses = self._learn(actor_too=learning)
         actions = torch.stack([flow.actions for flow in flows])
         log = {
             "reward": float(torch.stack([flow.rewards for flow in flows]).mean()),
@@ -154,9 +160,22 @@ class PpoLearner:
             "time_outs": over,
             "horizon": float(self.horizon),
         }
-        log |= self.refresh.fit(config.refresh_steps * segments, update=self.updates)
+        if learning:
+            log |= self.refresh.fit(config.refresh_steps * segments, update=self.updates)
         self.updates += 1
         return log | {"imagined_steps": self.env.steps}
+
+    def _learn(self, *, actor_too: bool) -> dict[str, float]:
+        """PPO's passes over the rollout, with an actor that stays as it is unless it learns too."""
+        rate = self.ppo.learning_rate
+        self.actor.requires_grad_(actor_too)
+        losses: dict[str, float] = self.ppo.update()
+        self.actor.requires_grad_(True)
+        if not actor_too:  # rounding alone makes the policies differ, by too little for a schedule
+            self.ppo.learning_rate = rate
+            for group in self.ppo.optimizer.param_groups:
+                group["lr"] = rate
+        return losses
 
     def _segment(self, observed: TensorDict) -> tuple[TensorDict, Rollout, float]:
         """Act through a segment and hand it to PPO.
@@ -195,6 +214,8 @@ class PpoLearner:
     def _require_finite_gradients(self) -> None:
         for name, module in (("actor", self.actor), ("critic", self.critic)):
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            if not gradients:
+                continue  # the actor, while only the critic learns
             norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
             if not bool(norm.isfinite()):
                 raise FogError(

@@ -43,6 +43,9 @@ class PpoConfig:
     rsl_rl has it by default. One rate serves both networks: with the few environments of a small
     machine it soon falls so low that the critic no longer follows the policy."""
     target_kl: float = 0.01
+    critic_first: int = 0
+    """Updates at the beginning in which only the critic learns, for an actor that is no beginner
+    (:mod:`.warm_start`)."""
     passes: int = 5
     minibatches: int = 4
     clip: float = 0.2
@@ -82,7 +85,7 @@ class PpoConfig:
             if not getattr(self, name) > 0:
                 raise FogError(f"{name} is {getattr(self, name)}; expected more than 0")
         for name in ("horizon", "context_within", "sampling_steps", "entropy", "refresh_steps",
-                     "buffer_steps"):  # fmt: skip
+                     "buffer_steps", "critic_first"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise FogError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if self.schedule not in ("fixed", "adaptive"):

@@ -153,6 +153,10 @@ def test_normalisation_is_that_of_the_training_episodes(
     store = writer.finish(validation_fraction=0.25, report={})
     rows = np.concatenate([store.episode(i).proprioception for i in store.split("training")])
     found = store.normalisation
+    other = store.normalised_as(Normalisation.from_dict({"mean": [1.0, 2.0], "std": [3.0, 4.0]}))
+    assert other.normalisation.to_dict() == {"mean": [1.0, 2.0], "std": [3.0, 4.0]}
+    assert store.normalisation is found
+    assert other.column("reward") is store.column("reward"), "nothing is read twice"
     np.testing.assert_allclose(found.mean, [rows[:, 0].mean(), 7.0], rtol=1e-6)
     np.testing.assert_allclose(found.std, [rows[:, 0].std(), 1.0], rtol=1e-6)
     applied = found.apply([[found.mean[0] + found.std[0], 9.0]])

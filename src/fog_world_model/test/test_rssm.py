@@ -165,6 +165,30 @@ def test_reward_loss_by_hand(tiny_local: LocalModel, coded_store: EpisodeStore) 
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(("std", "expected"), [(0.1, 18.0), (0.3, 2.0), (0.6, 0.5)])
+def test_the_rewards_weight_by_hand(
+    tiny_local: LocalModel, coded_store: EpisodeStore, std: float, expected: float
+) -> None:
+    """An error of 0.6 is 6, 2 or 1 standard deviations; the total moves with half the square."""
+    windows = sampled(coded_store)
+    windows = dataclasses.replace(windows, reward=torch.full_like(windows.reward, 1.4))
+    last = tiny_local.reward_head[-1]
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.fill_(2.0)
+    tiny_local.config = dataclasses.replace(tiny_local.config, reward_std=std)
+    losses = {name: float(value.detach()) for name, value in tiny_local.loss(windows).items()}
+    assert losses["reward"] == pytest.approx(expected, rel=1e-4)
+    last.bias.data.fill_(1.4)
+    torch.manual_seed(0)
+    without = float(tiny_local.loss(windows)["total"].detach())
+    last.bias.data.fill_(2.0)
+    torch.manual_seed(0)
+    with_error = float(tiny_local.loss(windows)["total"].detach())
+    assert with_error - without == pytest.approx(expected, rel=1e-3)
+
+
 def test_kl_counts_only_above_the_free_nats(
     tiny_local: LocalModel, coded_store: EpisodeStore
 ) -> None:

@@ -81,6 +81,23 @@ def test_weights_scale_and_size_are_the_parents(
         assert of_new.manifest["preset"] == "tiny"
 
 
+def test_the_weight_of_the_reward_is_the_parents_unless_given(
+    first: EpisodeStore, tmp_path: Path
+) -> None:
+    train_local(first, tmp_path / "a", STILL, preset="tiny", window=5)
+    train_local(first, tmp_path / "b", STILL, preset="tiny", window=5, reward_std=0.03)
+    train_local(first, tmp_path / "c", STILL, window=5, start_from=tmp_path / "b")
+    again = {"window": 5, "start_from": tmp_path / "b", "reward_std": 0.5}
+    train_local(first, tmp_path / "d", STILL, **again)
+    found = {name: load_local(tmp_path / name) for name in "abcd"}
+    weights = {name: model.config.reward_std for name, (model, _) in found.items()}
+    assert weights == {"a": 0.1, "b": 0.03, "c": 0.03, "d": 0.5}
+    assert found["d"][1].manifest["config"]["reward_std"] == 0.5
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(FogError, match=r"^--reward-std .*: expected more than 0$"):
+            train_local(first, tmp_path / "e", STILL, preset="tiny", reward_std=wrong)
+
+
 def test_the_cost_is_that_of_all_runs(
     first: EpisodeStore, second: EpisodeStore, tmp_path: Path
 ) -> None:
@@ -147,7 +164,10 @@ def test_both_models_and_the_store_are_on_one_scale(
     assert not np.array_equal(second.normalisation.apply(vector), first.normalisation.apply(vector))
     with pytest.raises(FogError, match=r"proprioception of different scales"):
         load_worlds(tmp_path / "global", tmp_path / "stranger", second)
-    load_worlds(tmp_path / "global", tmp_path / "local", second)
+    own = second.normalisation.to_dict()
+    worlds, _, seen = load_worlds(tmp_path / "global", tmp_path / "local", second)
+    assert seen.normalisation.to_dict() == worlds[1].normalisation.to_dict() != own
+    assert second.normalisation.to_dict() == own, "the store that was given is as it was"
     np.testing.assert_array_equal(
-        second.normalisation.apply(vector), first.normalisation.apply(vector)
+        seen.normalisation.apply(vector), first.normalisation.apply(vector)
     )

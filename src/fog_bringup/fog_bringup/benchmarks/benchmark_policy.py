@@ -10,19 +10,16 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from fog_bringup.tasks import find_task
-from fog_policy.actor_critic import Actor, ActorCriticConfig
 from fog_policy.bundle import Bundle, load_bundle, write_bundle
 from fog_policy.decision import Controller
 from fog_policy.inference_backend import choose
 from fog_policy.shipped_policies import find_bundle
+from fog_policy.untrained_bundle import write_answering
 from fog_world_model.errors import FogError
-from fog_world_model.local_model.local_model import PRESETS, LocalModel, LocalModelConfig
 from fog_world_model.task import TaskConfig
 
 SYNTHETIC = "synthetic"
@@ -124,35 +121,13 @@ def write_untrained(task: TaskConfig, folder: Path, preset: str = "small") -> Bu
         task: The task.
         folder: The bundle's.
         preset: Size of the local model.
+
+    Raises:
+        FogError: No such preset.
     """
-    if preset not in PRESETS:
-        raise FogError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
-    torch.manual_seed(0)
-    config = LocalModelConfig(
-        height=task.image.height,
-        width=task.image.width,
-        action_size=task.action_size,
-        proprioception_size=task.proprioception_size,
-        **PRESETS[preset],
-    )
-    local = LocalModel(config)
-    sizes = ActorCriticConfig(features=local.features_size, action_size=task.action_size)
-    actor = Actor(sizes)
-    last = actor.body[-1]
-    assert isinstance(last, torch.nn.Linear)
-    wanted = torch.zeros(task.action_size)
-    wanted[-1], wanted[0] = _CIRCLE[1], _CIRCLE[0]
-    with torch.no_grad():
-        last.bias[: task.action_size] = torch.atanh(wanted)
-    size = task.proprioception_size
-    manifest: dict[str, Any] = {
-        "task": task.to_dict(),
-        "task_hash": task.hash,
-        "normalisation": {"mean": [0.0] * size, "std": [1.0] * size},
-        "local_config": vars(config),
-        "actor_critic": vars(sizes),
-    }
-    return write_bundle(local, actor, folder, manifest)
+    answer = [0.0] * task.action_size
+    answer[-1], answer[0] = _CIRCLE[1], _CIRCLE[0]
+    return write_answering(task, folder, answer, preset=preset)
 
 
 def step_times(bundle: Path) -> dict[str, dict[str, float]]:

@@ -40,9 +40,7 @@ def find_store(checkpoint: Checkpoint, given: Path | None) -> EpisodeStore:
         given = _search(checkpoint)
     if not given.exists():
         raise FogError(f"--store {given}: no such folder; make one with 'fog import'")
-    store = EpisodeStore(given, task)
-    store.normalisation = checkpoint.normalisation
-    return store
+    return EpisodeStore(given, task).normalised_as(checkpoint.normalisation)
 
 
 def _search(checkpoint: Checkpoint) -> Path:

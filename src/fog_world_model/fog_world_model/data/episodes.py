@@ -15,6 +15,7 @@ order of the index, wherever the rows lie.
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from collections.abc import Iterator
@@ -138,6 +139,7 @@ class EpisodeStore:
             FogError: It is missing, is not a store, is not whole, or belongs to another task.
         """
         self._columns: dict[str, npt.NDArray[Any]] = {}
+        self._scale: Normalisation | None = None
         self.path, self.images_from = Path(path), images
         self.index, self.attributes = read_index(self.path)
         self.task = self.index.task
@@ -249,12 +251,26 @@ class EpisodeStore:
             self._columns[name] = self.load(name)
         return self._columns[name]
 
-    @cached_property
+    @property
     def normalisation(self) -> Normalisation:
-        """Statistics of the proprioception over the training episodes.
+        """How proprioception is normalised: by its own statistics, or :meth:`normalised_as` told.
 
-        A field that never changes gets a standard deviation of 1, not of 0.
+        Its own are those of the training episodes; a field that never changes gets a standard
+        deviation of 1, not of 0.
         """
+        return self._own_normalisation if self._scale is None else self._scale
+
+    def normalised_as(self, normalisation: Normalisation) -> EpisodeStore:
+        """The same store, its proprioception on the scale that a model was trained on.
+
+        Its own scale is another one if the model was trained on other episodes.
+        """
+        view = copy.copy(self)
+        view._scale = normalisation
+        return view
+
+    @cached_property
+    def _own_normalisation(self) -> Normalisation:
         proprioception = self.column("proprioception")
         rows = np.concatenate(
             [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 import time
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fog_world_model.data.episodes import EpisodeStore, Normalisation
+from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.errors import FogError
 from fog_world_model.evaluation.calibration import calibration_report, predict_outcomes
 from fog_world_model.evaluation.examples import Example, examples
@@ -96,7 +95,7 @@ def evaluate_global(
     measured = measure(contenders, store, config, device=device, progress=progress)
     calibrations = {}
     for done, (name, (model, found)) in enumerate(loaded.items(), start=1):
-        seen = _normalised_as(store, found.normalisation)
+        seen = store.normalised_as(found.normalisation)
         calibrations[name] = _calibration(model, seen, config, device)
         if progress is not None:
             progress("calibration of reward and end", done, len(loaded))
@@ -188,16 +187,6 @@ def _names(checkpoints: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
     while len({p[-count:] for p in parts}) < len(parts):
         count += 1
     return {"/".join(p[-count:]): path for p, path in zip(parts, paths, strict=True)}
-
-
-def _normalised_as(store: EpisodeStore, normalisation: Normalisation) -> EpisodeStore:
-    """The same store, its proprioception on the scale that a model was trained on.
-
-    Its own scale is another one, if the model was trained on another store.
-    """
-    view = copy.copy(store)
-    view.__dict__["normalisation"] = normalisation  # in the place of the cached property
-    return view
 
 
 def _calibration(

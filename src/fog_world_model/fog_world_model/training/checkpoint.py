@@ -195,19 +195,23 @@ def _take_over(file: Path, target: Path) -> None:
 
 
 def open_checkpoint(
-    path: str | os.PathLike[str], kind: str | None, task: TaskConfig | None = None
+    path: str | os.PathLike[str],
+    kind: str | tuple[str, ...] | None,
+    task: TaskConfig | None = None,
 ) -> Checkpoint:
     """Open a checkpoint and check what it is.
 
     Args:
         path: The checkpoint's folder.
-        kind: ``global``, ``local`` or ``policy``; None takes any.
+        kind: ``global``, ``local``, ``policy`` or ``bundle``, or several of them, the usual one
+            first; None takes any.
         task: When given, the checkpoint must belong to this task.
 
     Raises:
         FogError: It is missing, damaged, of another kind, format or task.
     """
     path = Path(path)
+    kinds = (kind,) if isinstance(kind, str) else kind or ()
     old = path.with_name(path.name + ".old")
     # Killed between the two renames; or right between them, which is why nothing is moved here.
     if not path.exists() and old.exists():
@@ -218,7 +222,7 @@ def open_checkpoint(
     except OSError as error:
         raise FogError(
             f"checkpoint {path}: has no {MANIFEST} ({error.strerror}); "
-            f"make one with 'fog train {kind or 'global'}'"
+            f"make one with 'fog train {kinds[0] if kinds else 'global'}'"
         ) from error
     except ValueError as error:  # not JSON, or not even text
         raise FogError(f"checkpoint file {file}: not valid JSON: {error}") from error
@@ -230,8 +234,11 @@ def open_checkpoint(
             f"version of this software that made it (commit {manifest.get('commit', 'unknown')}), "
             "or train it anew"
         )
-    if kind is not None and manifest.get("kind") != kind:
-        raise FogError(f"checkpoint {path}: kind is {manifest.get('kind')!r}, expected {kind!r}")
+    if kinds and manifest.get("kind") not in kinds:
+        raise FogError(
+            f"checkpoint {path}: kind is {manifest.get('kind')!r}, expected "
+            f"{' or '.join(map(repr, kinds))}"
+        )
     if missing := {"task", "normalisation"} - set(manifest):
         raise FogError(f"checkpoint file {file}: {', '.join(sorted(missing))} is missing")
     checkpoint = Checkpoint(path, manifest)

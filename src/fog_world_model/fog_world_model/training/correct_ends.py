@@ -54,7 +54,7 @@ def correct_ends(
             f"checkpoint {found.path}: was exported; correct the one that it was exported from, "
             "and export that again"
         )
-    store.normalisation = found.normalisation  # as the model was trained, whatever the store
+    store = store.normalised_as(found.normalisation)  # as the model was trained on
     predictions = predict_outcomes(
         model.to(device), store, horizon=horizon, windows=windows, seed=seed, device=device
     )

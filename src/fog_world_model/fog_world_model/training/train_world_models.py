@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_type_hints
@@ -63,7 +64,7 @@ def train_global(
         FogError: The preset is unknown, a change of it cannot be, the checkpoint to start from
             does not fit, or what :func:`.loop.fit` raises.
     """
-    parent = None if start_from is None else _start_from("global", start_from, store)
+    parent, store = _start_from("global", start_from, store)
     before = None if parent is None else _config(GlobalModelConfig, parent)
     if parent and before and preset is None:
         preset, config = str(parent.manifest["preset"]), before
@@ -112,23 +113,41 @@ def train_local(
     loop: LoopConfig,
     *,
     preset: str = "small",
+    reward_std: float | None = None,
     window: int = 16,
     start_from: Path | None = None,
     resume: bool = False,
 ) -> FitResult:
     """Train the local model on windows of ``window`` observations; see :func:`.loop.fit`.
 
+    Args:
+        store: The recordings.
+        output: Folder of the checkpoint.
+        loop: How long and how fast.
+        preset: Size of the model; that of the checkpoint to start from comes first.
+        reward_std: Standard deviation at which rewards are modelled, more than 0: half of it weighs
+            an error of the reward four times as much. None: that of the checkpoint to start from,
+            or the preset's.
+        window: Observations.
+        start_from: Checkpoint whose averaged weights training starts from. The scale of the
+            proprioception is its, too.
+        resume: Go on from the checkpoint in ``output``.
+
     Raises:
-        FogError: The preset is unknown, the checkpoint to start from does not fit, or what
-            :func:`.loop.fit` raises.
+        FogError: The preset is unknown, ``reward_std`` cannot be, the checkpoint to start from does
+            not fit, or what :func:`.loop.fit` raises.
     """
     if preset not in local_model.PRESETS:
         raise FogError(f"--preset {preset}: known are {', '.join(local_model.PRESETS)}")
-    parent = None if start_from is None else _start_from("local", start_from, store)
+    parent, store = _start_from("local", start_from, store)
     if parent is None:
         config = LocalModelConfig(**_sizes(store.task), **local_model.PRESETS[preset])
     else:
         preset, config = parent.manifest["preset"], _config(LocalModelConfig, parent)
+    if reward_std is not None:
+        if not 0 < reward_std < math.inf:
+            raise FogError(f"--reward-std {reward_std}: expected more than 0")
+        config = dataclasses.replace(config, reward_std=reward_std)
     torch.manual_seed(loop.seed)
     model = LocalModel(config)
     if parent is not None:
@@ -161,12 +180,12 @@ def load_global(path: Path, task: TaskConfig | None = None) -> tuple[GlobalModel
 
 def load_worlds(
     global_path: Path, local_path: Path, store: EpisodeStore
-) -> tuple[tuple[GlobalModel, Checkpoint], tuple[LocalModel, Checkpoint]]:
-    """Load the two models that a policy is trained with, and read the store as they do.
+) -> tuple[tuple[GlobalModel, Checkpoint], tuple[LocalModel, Checkpoint], EpisodeStore]:
+    """Load the two models that a policy is trained with, and the store as they read it.
 
     Contexts from the store go into both models, and what the one imagines goes into the other, so
     that proprioception must be on one scale: that of the recordings the models were trained on,
-    which ``store`` takes over from here on, whatever episodes it holds.
+    whatever episodes the store holds.
 
     Raises:
         FogError: A checkpoint is missing, damaged or of another task than the store, or the two
@@ -181,23 +200,33 @@ def load_worlds(
             "scales, so that the one cannot read what the other imagines; train both on one store, "
             "or either with --start-from on one that goes with the other"
         )
-    store.normalisation = scales[0]
-    return worlds, local
+    return worlds, local, store.normalised_as(scales[0])
 
 
 def load_local(path: Path, task: TaskConfig | None = None) -> tuple[LocalModel, Checkpoint]:
-    """Load a local model (averaged weights).
+    """Load a local model (averaged weights), or the one in a policy's checkpoint, as refreshed.
 
     Raises:
         FogError: The checkpoint is missing, damaged or of another task.
     """
-    checkpoint = open_checkpoint(path, "local", task)
-    model = LocalModel(_config(LocalModelConfig, checkpoint))
-    checkpoint.load_into(model)
+    checkpoint = open_local(path, task)
+    of_policy = checkpoint.manifest["kind"] == "policy"
+    key, name = ("local_config", "local") if of_policy else ("config", "ema")
+    model = LocalModel(_config(LocalModelConfig, checkpoint, key))
+    checkpoint.load_into(model, name)
     return model.eval(), checkpoint
 
 
-def _config(kind: type[_Config], checkpoint: Checkpoint) -> _Config:
+def open_local(path: Path, task: TaskConfig | None = None) -> Checkpoint:
+    """Open what :func:`load_local` loads from: kind ``local`` or ``policy``.
+
+    Raises:
+        FogError: The checkpoint is missing, damaged or of another task.
+    """
+    return open_checkpoint(path, ("local", "policy"), task)
+
+
+def _config(kind: type[_Config], checkpoint: Checkpoint, key: str = "config") -> _Config:
     """Read a configuration (a dataclass of numbers, tuples and dataclasses) from a manifest.
 
     Raises:
@@ -214,7 +243,7 @@ def _config(kind: type[_Config], checkpoint: Checkpoint) -> _Config:
         return kind(**values)
 
     try:
-        found: _Config = read(kind, checkpoint.manifest["config"])
+        found: _Config = read(kind, checkpoint.manifest[key])
     except (AttributeError, KeyError, TypeError) as error:
         raise FogError(
             f"checkpoint {checkpoint.path}: its configuration is not of this version: {error}; use "
@@ -224,12 +253,16 @@ def _config(kind: type[_Config], checkpoint: Checkpoint) -> _Config:
     return found
 
 
-def _start_from(kind: str, path: Path, store: EpisodeStore) -> Checkpoint:
-    """Open a checkpoint that training starts from, and read the store on its scale.
+def _start_from(
+    kind: str, path: Path | None, store: EpisodeStore
+) -> tuple[Checkpoint | None, EpisodeStore]:
+    """Open the checkpoint that training starts from, if any, and the store on its scale.
 
     Raises:
         FogError: It is missing, damaged, of another kind, or of other sizes than the store's task.
     """
+    if path is None:
+        return None, store
     checkpoint, task = open_checkpoint(path, kind), store.task
     config = checkpoint.manifest.get("config", {})
     for name, size in _sizes(task).items():
@@ -238,8 +271,7 @@ def _start_from(kind: str, path: Path, store: EpisodeStore) -> Checkpoint:
                 f"checkpoint {checkpoint.path}: its {name} is {found}, task '{task.name}' has "
                 f"{size}; start from a model of the same sizes, or train anew"
             )
-    store.normalisation = checkpoint.normalisation
-    return checkpoint
+    return checkpoint, store.normalised_as(checkpoint.normalisation)
 
 
 def _require_outputs(
