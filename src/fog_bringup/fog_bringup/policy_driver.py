@@ -18,6 +18,7 @@ from fog_bringup.robots.robot import Observation, Robot
 from fog_bringup.robots.streams import camera_messages, sensor_messages
 from fog_policy.batched_controller import BatchedController
 from fog_policy.bundle import load_bundle
+from fog_policy.shipped_policies import find_bundle
 from fog_world_model.task import TaskConfig
 
 NOISE_LEVELS = (0.0, 0.3)
@@ -29,7 +30,7 @@ class PolicyDriver(Driver):
 
     Args:
         task: The bundle must be of this task.
-        bundle: Bundle folder.
+        bundle: Bundle folder, or the name of a shipped policy.
         robot: Whose observations are shown to :meth:`drive`, pictures included.
 
     Raises:
@@ -38,7 +39,7 @@ class PolicyDriver(Driver):
 
     def __init__(self, task: TaskConfig, bundle: Path, robot: Robot) -> None:
         torch.set_num_threads(1)  # collecting runs in several processes
-        loaded = load_bundle(bundle, task)
+        loaded = load_bundle(find_bundle(bundle), task)
         local, actor = loaded.networks()
         self._robot = robot
         self._controller = BatchedController(

@@ -17,8 +17,9 @@ from fog_bringup.episode_recording import episode_messages
 from fog_bringup.robots import make_robot
 from fog_bringup.tasks import find_task
 from fog_policy.batched_controller import BatchedController
-from fog_policy.bundle import Controller, load_bundle
+from fog_policy.bundle import load_bundle
 from fog_policy.command_limits import Command
+from fog_policy.recurrent_controller import TorchController
 from fog_world_model.data.import_bags import import_bags
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
@@ -55,13 +56,13 @@ def test_it_answers_to_what_the_robot_was_really_told(
     store = import_bags(list(collected.bags), task, tmp_path / "episodes")
     loaded = load_bundle(bundle, task)
     local, actor = loaded.networks()
-    controller = Controller(local, actor, loaded.checkpoint.normalisation, task)
+    controller = TorchController(local, actor, loaded.checkpoint.normalisation, task)
     off, unaware = [], []
     for index in range(2):
         episode = store.episode(index)
         controller.reset()
         before = alone = np.zeros(2, np.float32)
-        other = Controller(local, actor, loaded.checkpoint.normalisation, task)
+        other = TorchController(local, actor, loaded.checkpoint.normalisation, task)
         for step in range(8):
             seen = episode.image[step], episode.proprioception[step]
             answer = controller.act(*seen, before)

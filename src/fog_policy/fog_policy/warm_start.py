@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from fog_policy.actor_critic import Actor
 from fog_policy.bundle import load_bundle, policy_networks
 from fog_policy.learner import Learner
+from fog_policy.shipped_policies import find_bundle
 from fog_world_model.data.episodes import Normalisation
 from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import LocalModel
@@ -117,12 +118,13 @@ def open_start(path: str | os.PathLike[str], task: TaskConfig) -> StartPolicy:
     """Open a bundle or a policy's checkpoint to start from.
 
     Args:
-        path: Its folder.
+        path: Its folder, or the name of a shipped policy.
         task: What it has to belong to.
 
     Raises:
         FogError: It is missing, damaged, something else, or of another task.
     """
+    path = find_bundle(path)
     checkpoint = open_checkpoint(path, ("bundle", "policy"), task)
     if checkpoint.manifest["kind"] == "bundle":
         local, actor = load_bundle(path, task).networks()
