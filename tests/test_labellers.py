@@ -349,7 +349,9 @@ def test_markers_reward_bears_odometry_that_drifts(pushed: dict[int, Driven]) ->
     labels = labeller.label(episode.sights, base.astype(np.float32))
     known = ~np.isnan(labels.reward)
     error = np.abs(labels.reward - episode.reward)[known]
-    assert known.mean() > 0.9
+    # Nothing is known before cube and post have been seen, and then nearly everything.
+    assert known.mean() > 0.7
+    assert known[known.argmax() :].mean() > 0.9
     assert error.mean() < 0.04
 
 

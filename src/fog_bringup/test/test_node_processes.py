@@ -115,7 +115,12 @@ def test_a_guard_does_not_touch_what_ended_before() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""], text=True)
     ended.wait(LONG_S)
     guard.watch(ended)
-    sleeping = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], text=True)
+    # Heeds SIGINT also where the tests run in the background of a shell, which has it ignored.
+    sleeping = subprocess.Popen(
+        ["sleep", "600"],
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     guard.watch(sleeping)
     guard.close()
     assert sleeping.wait(LONG_S) == -signal.SIGINT
