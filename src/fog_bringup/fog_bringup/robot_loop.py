@@ -332,8 +332,10 @@ class RobotLoop:
         Returns:
             False when the frame does not stand any more.
         """
+        if self._patience_s <= 0 or not self._lockstep.overdue(self.now_ns):
+            return True  # a thread that gets no processor here is late, it does not wait
         begin = time.monotonic()
-        while self._lockstep.overdue(self.now_ns) and self._patience_s > 0:
+        while self._lockstep.overdue(self.now_ns):
             left = begin + self._patience_s - time.monotonic()
             if left <= 0:
                 self._lockstep.give_up()

@@ -265,6 +265,13 @@ def test_wall_stamps_follow_the_wall_clock_on_the_control_grid() -> None:
     assert min(late[:26]) > -5 * MS
 
 
+def test_being_late_is_no_waiting_and_is_made_up_for() -> None:
+    """Were it taken for a wait, stamps would lag behind the wall clock by more and more."""
+    with running(speed=1.0, wall_ns=time.time_ns) as run:
+        run.start(26)
+        assert run.loop.held_s == 0.0
+
+
 @pytest.mark.parametrize("jump_s", [-30, 30])
 def test_stamps_follow_a_wall_clock_that_is_set(jump_s: int) -> None:
     """Without that, whoever reads them would find them too old, or too new, for good."""

@@ -58,7 +58,7 @@ def _latency(place: Axes, run: Mapping[str, Any], curves: Mapping[str, Any], the
         at, _, p99 = percentiles_over_time(minutes[: len(ages)], np.asarray(ages, np.float64))
         place.plot(at, p99, color=theme.green, linewidth=1.0, label="p99 at the tick")
     place.set_ylim(0, max(1.15 * period, 1.1 * float(np.percentile(values, 99.9))))
-    legend(place, loc="upper right", ncols=3)
+    legend(place, loc="upper right", ncols=2)
 
 
 def _rhythm(place: Axes, run: Mapping[str, Any], curves: Mapping[str, Any], theme: Theme) -> None:
