@@ -97,6 +97,18 @@ def _drive(page: Page, key: str, until: int) -> None:
     page.keyboard.up(key)
 
 
+def _stop(page: Page) -> None:
+    """Press the space bar until nothing runs: where the world ended just before, it starts it."""
+
+    def stopped() -> bool:
+        if page.locator("body").get_attribute("data-mode") == "stopped":
+            return True
+        page.keyboard.press(" ")
+        return False
+
+    _wait_for(page, stopped, "it does not stop")
+
+
 def _outputs(page: Page) -> list[str]:
     return page.locator("#action output").all_inner_texts()
 
@@ -133,8 +145,7 @@ def test_keys_drive_and_the_space_bar_stops(page: Page) -> None:
     page.keyboard.up("d")
     page.keyboard.up("Shift")
     page.keyboard.up("w")
-    page.keyboard.press(" ")
-    page.wait_for_selector("body[data-mode=stopped]")
+    _stop(page)
     held = _step(page)
     page.wait_for_timeout(700)
     assert _step(page) == held
@@ -148,8 +159,7 @@ def test_the_same_key_gives_the_same_picture_and_another_key_another(page: Page)
     for key in ("w", "s", "w"):
         page.keyboard.down(key)
         _wait_for(page, lambda: _step(page) >= 1, "no step was made")
-        page.keyboard.press(" ")
-        page.wait_for_selector("body[data-mode=stopped]")
+        _stop(page)
         page.keyboard.press("b")  # the same start and the same noise; the key is still held
         _wait_for(page, lambda: _step(page) == 0, "not begun again")
         page.keyboard.press(".")
@@ -228,8 +238,7 @@ def test_the_video_is_saved_and_can_be_decoded(
     page: Page, toy_world: tuple[Path, Path], tmp_path: Path
 ) -> None:
     _drive(page, "w", 4)
-    page.keyboard.press(" ")
-    page.wait_for_selector("body[data-mode=stopped]")
+    _stop(page)
     steps, last = _step(page), _picture(page)
     length = page.locator("#context canvas").count()
     with page.expect_download() as download:
