@@ -7,6 +7,7 @@ and after that.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
+import control_bench
 import numpy as np
 import numpy.typing as npt
 import pytest
+from control_bench import IMAGE, MARKER
 
 from fog_policy import driving_node, robot_topics_node
 from fog_policy.callback_guard import CallbackGuard
@@ -25,37 +28,15 @@ from fog_policy.driving_node import Driving
 from fog_policy.robot_topics_node import RobotTopics
 from fog_policy.safety import Reason, Verdict
 from fog_world_model.data import messages
-from fog_world_model.task import TaskConfig, task_from_dict
+from fog_world_model.task import TaskConfig
 
-IMAGE, MARKER = "/camera/image_raw", "/task/episode"
 SLEW = np.array([2.0, 4.0])
 
 
 def make_task() -> TaskConfig:
     """5 Hz, camera alone, bounds +-1 and +-2."""
-    return task_from_dict(
-        {
-            "name": "test",
-            "control_hz": 5.0,
-            "image": {
-                "topic": IMAGE,
-                "camera_info_topic": "/camera/camera_info",
-                "height": 16,
-                "width": 16,
-            },
-            "proprioception": [],
-            "action": {
-                "topic": "/cmd_vel",
-                "type": "geometry_msgs/msg/Twist",
-                "fields": ["linear.x", "angular.z"],
-                "low": [-1.0, -2.0],
-                "high": [1.0, 2.0],
-            },
-            "marker": {"topic": MARKER, "type": "std_msgs/msg/Int32", "fields": ["data"]},
-            "episode": {"max_steps": 60},
-            "safety": {"slew_per_s": SLEW.tolist(), "tilt_topic": "", "frozen_image_s": 0.0},
-        }
-    )
+    bench = control_bench.make_task(slew_per_s=SLEW.tolist(), tilt_topic="", frozen_image_s=0.0)
+    return dataclasses.replace(bench, proprioception=())
 
 
 class Machine:

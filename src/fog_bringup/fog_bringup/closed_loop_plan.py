@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from fog_bringup.closed_loop_takes import FILMED
+from fog_bringup.zero_shot import FIRST_SEED
 from fog_policy.bundle import load_bundle
 from fog_policy.shipped_policies import find_bundle
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
 NOMINAL = "nominal"
-FIRST_SEED = 1_000_000
-"""First seed of the start states; recordings draw theirs from the whole range of 32 bits."""
 EPISODES = 50
 Kind = Literal["bundle", "driver", "random", "standing"]
 _WORDS = {

@@ -131,11 +131,11 @@ class Experiment:
 
     def _jobs(self, threads: int) -> tuple[list[Job], list[Job]]:
         """What is not finished: policies that others begin with, and what can be begun then."""
-        every = {(name, seed): self._run(name, seed) for name, seed, _ in self.runs()}
+        unfinished = {(name, seed): run for name, seed, run in self.runs() if not run.finished()}
         needed = {
             (self.starts[name], seed): self._run(self.starts[name], seed)
-            for (name, seed), run in every.items()
-            if name in self.starts and run.finished() is None
+            for name, seed in unfinished
+            if name in self.starts
         }
 
         def job(name: str, seed: int, run: ExperimentRun) -> Job:
@@ -143,12 +143,8 @@ class Experiment:
             start = None if begins is None else self._run(begins, seed).folder / BUNDLE
             return Job(name, self._configuration(name, seed, threads), run, start)
 
-        first = [job(*key, run) for key, run in needed.items() if run.finished() is None]
-        then = [
-            job(*key, run)
-            for key, run in every.items()
-            if run.finished() is None and key not in needed
-        ]
+        first = [job(*key, run) for key, run in needed.items() if not run.finished()]
+        then = [job(*key, run) for key, run in unfinished.items() if key not in needed]
         return first, then
 
     def write(self, sources: Sources) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from safetensors.torch import save
 
 from fog_policy.bundle import WEIGHTS, Bundle, load_bundle, write_weights
 from fog_world_model.errors import FogError
+from fog_world_model.training.checkpoint import MANIFEST
 from fog_world_model.training.export import LARGEST_FILE, PRECISIONS, rounded
 
 
@@ -52,7 +53,7 @@ def copy_bundle(
     if precision is not None:
         weights = {k: rounded(k, v, PRECISIONS[precision]) for k, v in weights.items()}
         manifest = {**manifest, "exported": {"precision": precision}}
-    size = len(save(weights)) + (found.checkpoint.path / "manifest.json").stat().st_size
+    size = len(save(weights)) + (found.checkpoint.path / MANIFEST).stat().st_size
     if size > largest:
         advice = "a smaller local model makes a smaller one"
         if precision is None:

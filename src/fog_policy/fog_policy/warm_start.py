@@ -130,7 +130,7 @@ def open_start(path: str | os.PathLike[str], task: TaskConfig) -> StartPolicy:
         local, actor = load_bundle(path, task).networks()
     else:
         local, actor = policy_networks(checkpoint)
-    return StartPolicy(Path(path), actor, local, checkpoint.normalisation, checkpoint.manifest)
+    return StartPolicy(path, actor, local, checkpoint.normalisation, checkpoint.manifest)
 
 
 def own_local_model(path: str | os.PathLike[str]) -> Path:

@@ -14,11 +14,7 @@ from fog_world_model.data import messages
 from fog_world_model.task import TaskConfig, task_from_dict
 
 MS = 1_000_000
-
-
 IMAGE, JOINTS, ODOM, IMU = "/camera/image_raw", "/joint_states", "/speed", "/imu/data"
-
-
 MARKER, JOY = "/task/episode", "/joy"
 
 

@@ -118,10 +118,8 @@ def _measure(setting: ActionSetting) -> dict[str, Any]:
             "at most so many, or import more recordings"
         )
     setup = set_up(global_model, local_model, _Once(bank), config)
-    latent, actor = (
-        LatentWorld(setup.local_model),
-        policy.actor.to(setup.device).requires_grad_(False),
-    )
+    latent = LatentWorld(setup.local_model)
+    actor = policy.actor.to(setup.device).requires_grad_(False)
     with torch.no_grad():
         state = latent.start(setup.env.restart())
     horizons = tuple(sorted(set(setting.horizons)))
@@ -165,11 +163,8 @@ def table(result: Mapping[str, Any]) -> str:
         cells = [_interval(result[name], place) for name in _COSINES]
         rows.append((str(horizon), str(result["contexts"][place]), *cells))
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    sides, steps = (
-        f"{result['step']:g} to either side",
-        f"{result['denoising_steps']} denoising steps",
-    )
-    lines = [f"cosine with central differences through the global model ({sides}, {steps})"]
+    asked = f"{result['step']:g} to either side, {result['denoising_steps']} denoising steps"
+    lines = [f"cosine with central differences through the global model ({asked})"]
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  ".join(cells))
