@@ -64,8 +64,8 @@ class TrainPolicy(Training):
     with the local model that it was trained on: for a bundle of bc that is the one that bc was
     given."""
     options: tuple[str, ...] = ()
-    """Settings of a baseline, METHOD.SETTING=VALUE each, such as ppo.horizon=64, as in 'fog
-    experiment'."""
+    """Settings of the method that have no option of their own, METHOD.SETTING=VALUE each, such as
+    fog.actor_rate=1e-4 or ppo.horizon=64, as in 'fog experiment'."""
     environments: int = _DEFAULT.environments
     """Imagined environments (N)."""
     horizon: str = str(_DEFAULT.horizon)
@@ -172,19 +172,23 @@ class TrainPolicy(Training):
         """The settings of fog.
 
         Raises:
-            FogError: One cannot be, or settings of a baseline are given.
+            FogError: One cannot be, is given twice, or is of another method.
         """
-        if self.options:
+        from fog_bringup.experiment_methods import settings
+
+        self._require_own_options()
+        own = settings("fog", self.options)
+        if twice := [name for name in own if name in _OF_FOG]:
+            name = twice[0]
             raise FogError(
-                f"--options {self.options[0]}: settings of a baseline; fog has an option for each "
-                "of its own, or choose another --method"
+                f"--options fog.{name}: has an option of its own; give --{name.replace('_', '-')}"
             )
         first, last = horizons(self.horizon)
         critic_first = CRITIC_FIRST if self.start_from is not None else 0
         return FogConfig(
+            **{"horizon_end": last if last != first else 0, **own},
             environments=self.environments,
             horizon=first,
-            horizon_end=last if last != first else 0,
             imagined_episode=self.imagined_episode,
             contexts=self.contexts,
             context_within=self.context_within,
@@ -203,6 +207,19 @@ class TrainPolicy(Training):
             device=self.device,
             threads=self.threads,
         )
+
+    def _require_own_options(self) -> None:
+        """Check that all ``--options`` are of the method.
+
+        Raises:
+            FogError: One is not.
+        """
+        for option in self.options:
+            if not option.startswith(f"{self.method}."):
+                raise FogError(
+                    f"--options {option}: expected {self.method}.SETTING=VALUE, for that is the "
+                    "--method"
+                )
 
     def _train_baseline(
         self, loop: PolicyLoopConfig, bundle: Path, local_model: Path
@@ -225,12 +242,7 @@ class TrainPolicy(Training):
                     f"--{name.replace('_', '-')} {value}: a setting of fog; --method {self.method} "
                     f"is given its own as --options {self.method}.{name}=VALUE, if it has that one"
                 )
-        for option in self.options:
-            if not option.startswith(f"{self.method}."):
-                raise FogError(
-                    f"--options {option}: expected {self.method}.SETTING=VALUE, for that is the "
-                    "--method"
-                )
+        self._require_own_options()
         config = configuration(
             self.method, self.options, seed=self.seed, device=self.device, threads=self.threads,
             started=self.start_from is not None,

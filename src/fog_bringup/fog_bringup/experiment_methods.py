@@ -17,6 +17,8 @@ from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.errors import FogError
 from fog_world_model.training.checkpoint import open_checkpoint
 
+_COMMON = ("seed", "device", "threads")
+"""Settings that are not a method's own."""
 _START = "start_from"
 _STARTS = ("bc",)
 """Methods whose policy another method may begin with: those that leave the local model as it is."""
@@ -155,12 +157,27 @@ def configuration(
     """
     method = _method(name)
     kind = _find(name, method.config)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
-    common = {"seed": seed, "device": device, "threads": threads}
+    fields = {f.name for f in dataclasses.fields(kind)}
+    common = dict(zip(_COMMON, (seed, device, threads), strict=True))
     values = {**method.settings, **{k: v for k, v in common.items() if k in fields}}
     if started:
         values["critic_first"] = CRITIC_FIRST
+    return kind(**values | settings(name, options))
+
+
+def settings(name: str, options: Sequence[str]) -> dict[str, Any]:
+    """What options say of a method's configuration, by field.
+
+    Args:
+        name: Of the method.
+        options: ``METHOD.FIELD=VALUE``; those of other methods are passed over.
+
+    Raises:
+        FogError: The method, the field or the value is not known.
+    """
+    kind = _find(name, _method(name).config)
+    free = [f.name for f in dataclasses.fields(kind) if f.name not in _COMMON]
+    hints, values = typing.get_type_hints(kind), {}
     for option in options:
         target, value = _split(option)
         owner, _, field = target.partition(".")
@@ -168,13 +185,12 @@ def configuration(
             raise FogError(f"--options {option}: no method {owner!r}; {_known()}")
         if owner != name:
             continue
-        if field not in fields or field in common:
-            free = [f for f in fields if f not in common]
+        if field not in free:
             raise FogError(
                 f"--options {option}: {owner} has no setting {field!r}; known are {', '.join(free)}"
             )
         values[field] = _read(option, value, hints[field])
-    return kind(**values)
+    return values
 
 
 def starts(options: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -234,7 +234,7 @@ class ExperimentRun:
         return evaluate_policy(
             self.task,
             learner.local_model,
-            learner.actor,
+            learner.policy,
             normalisation,
             self._seeds[:number],
             robots=self._robots,

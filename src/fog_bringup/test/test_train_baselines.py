@@ -135,7 +135,7 @@ def test_only_with_its_own_local_model(
         (["--method", "ppo", "--gamma", "0.9"], "--gamma 0.9: a setting of fog"),
         (["--method", "ppo", "--options", "bc.share=1"], "expected ppo.SETTING=VALUE"),
         (["--method", "bc", "--options", "bc.horizon=3"], "bc has no setting 'horizon'"),
-        (["--options", "ppo.horizon=16"], "settings of a baseline"),
+        (["--options", "ppo.horizon=16"], "expected fog.SETTING=VALUE"),
     ],
 )
 def test_settings_of_another_method_are_refused(

@@ -156,6 +156,11 @@ class BehaviourCloning:
         return features, actions.clamp(-self.config.limit, self.config.limit).atanh()
 
     @property
+    def policy(self) -> Actor:
+        """See :class:`.learner.Learner`; the best so far, by the episodes that are held out."""
+        return self.actor
+
+    @property
     def finished(self) -> bool:
         """Whether the likelihood of held-out episodes has stopped rising."""
         return self._since >= self.config.patience

@@ -180,7 +180,7 @@ def export_bundle(
 
 
 def policy_networks(policy: Checkpoint) -> tuple[LocalModel, Actor]:
-    """Load the whole local model and the actor of a policy's checkpoint.
+    """Load the whole local model and the policy of a checkpoint: the actor's average if it has one.
 
     Raises:
         FogError: The weights are missing, damaged, or do not fit.
@@ -188,7 +188,8 @@ def policy_networks(policy: Checkpoint) -> tuple[LocalModel, Actor]:
     local = LocalModel(LocalModelConfig(**policy.manifest["local_config"]))
     actor = Actor(ActorCriticConfig(**policy.manifest["actor_critic"]))
     policy.load_into(local, "local")
-    policy.load_into(actor, "actor")
+    averaged = "average" in policy.manifest.get("files", ())
+    policy.load_into(actor, "average" if averaged else "actor")
     return local, actor
 
 

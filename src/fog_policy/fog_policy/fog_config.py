@@ -40,6 +40,12 @@ class FogConfig:
     gamma: float = 0.97
     lambda_: float = 0.95
     actor_rate: float = 5e-4
+    actor_rate_end: float = 1.0
+    """Share of the actor's rate that is left at the end of the run, to which it falls in equal
+    steps."""
+    actor_average: float = 0.97
+    """Share that stays, per update, of the average of the actor's weights, which is what is
+    evaluated and deployed; 0: no average (:mod:`.actor_average`)."""
     actor_passes: int = 1
     """Steps of the actor per rollout in the global model. From the second on the rollout is gone
     through again with what the local model says that the new actions change (:mod:`.retraced`),
@@ -97,9 +103,10 @@ class FogConfig:
                      "critic_first"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise FogError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        for name in ("gamma", "lambda_", "local_share", "target_rate"):
+        for name in ("gamma", "lambda_", "local_share", "target_rate", "actor_rate_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FogError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+        require_average(self.actor_average)
         if self.sample_prior and self.actor_passes > 1:
             raise FogError(
                 f"actor_passes is {self.actor_passes} with sample_prior: a sample of the prior "
@@ -110,6 +117,11 @@ class FogConfig:
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise FogError(f"precision {self.precision}: expected auto, float32 or bfloat16")
 
+    def actor_rate_at(self, progress: float) -> float:
+        """The actor's rate at a share of the run in [0, 1]."""
+        left = 1.0 + (self.actor_rate_end - 1.0) * min(max(progress, 0.0), 1.0)
+        return self.actor_rate * left
+
     @property
     def refresh_window(self) -> int:
         """Transitions in a trajectory that the local model is refreshed on."""
@@ -119,3 +131,13 @@ class FogConfig:
         """Steps per update at a share of the run in [0, 1]."""
         end = self.horizon_end or self.horizon
         return round(self.horizon + (end - self.horizon) * min(max(progress, 0.0), 1.0))
+
+
+def require_average(decay: float) -> None:
+    """Check the share of an average of weights that stays.
+
+    Raises:
+        FogError: It cannot be.
+    """
+    if not 0 <= decay < 1:
+        raise FogError(f"actor_average is {decay}; expected 0 or more, and less than 1")

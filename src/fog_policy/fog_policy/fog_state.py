@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 def capture(trainer: FogTrainer) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
     """Tensors by file and name, and JSON values.
 
-    ``actor``, ``critic``, ``target`` and ``local`` are networks, ``training`` holds optimisers,
-    generators and environments, ``refresh`` and ``buffer_...`` are of the local model's refreshing.
+    ``actor``, ``average``, ``critic``, ``target`` and ``local`` are networks, ``training`` holds
+    optimisers, generators and environments, ``refresh`` and ``buffer_...`` are of the local model's
+    refreshing.
     """
     drawn, contexts = contexts_state(trainer.contexts)
     state = trainer.phase.state
@@ -65,7 +66,8 @@ def capture(trainer: FogTrainer) -> tuple[dict[str, Mapping[str, Tensor]], dict[
         "local": trainer.local_model.state_dict(),
         "training": rest,
     }
-    return files | trainer.refresh.tensors(), values
+    averaged, count = trainer.average.state()
+    return files | averaged | trainer.refresh.tensors(), values | count
 
 
 def restore(
@@ -93,6 +95,7 @@ def _restore(
     }
     for name, module in modules.items():
         module.load_state_dict(tensors[name])
+    trainer.average.load(tensors, values)
     with torch.no_grad():
         trainer.log_temperature.copy_(rest["log_temperature"])
     for name, optimiser in trainer.optimisers.items():

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fog_policy import fog_state
-from fog_policy.actor_critic import td_lambda
+from fog_policy.actor_average import ActorAverage
+from fog_policy.actor_critic import Actor, td_lambda
 from fog_policy.decoupled_gradient import Rollout, objective, rollout, soft_bonus
 from fog_policy.fog_config import FogConfig
 from fog_policy.gradient_check import GradientCheck, check_gradient
@@ -88,6 +89,7 @@ class FogTrainer:
             seed=config.seed,
             device=self.device,
         )
+        self.average = ActorAverage(self.actor, config.actor_average)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_temperature = torch.tensor(
             math.log(config.temperature), device=self.device, requires_grad=True
@@ -111,10 +113,15 @@ class FogTrainer:
         self.health = HealthMonitor()
         self.updates, self.progress = 0, 0.0
         """Updates so far, and the share of the run that is over, which whoever drives this sets
-        (:mod:`.policy_training`): the horizon and the first phase follow it."""
+        (:mod:`.policy_training`): the horizon, the actor's rate and the first phase follow it."""
         self.clipped = [0, 0]  # how many, of how many gradients of the actor since the last check
         self.coupled: Phase | None = None
         self.phase = self._begin(alone=config.local_share > 0)
+
+    @property
+    def policy(self) -> Actor:
+        """See :class:`.learner.Learner`."""
+        return self.average.policy
 
     @property
     def imagined_steps(self) -> int:
@@ -185,6 +192,7 @@ class FogTrainer:
             target, bonus = self._objective(flow, temperature)
         norms = []
         if learning:
+            self.optimisers["actor"].param_groups[0]["lr"] = config.actor_rate_at(self.progress)
             norms.append(self._descend("actor", self.actor, -target))
             # The local model alone is as cheap, and on-policy.
             for _ in range(config.actor_passes - 1 if self.in_global else 0):
@@ -194,6 +202,7 @@ class FogTrainer:
         entropy = float(-flow.log_probs.detach().mean())
         if learning:
             self._adapt_temperature(entropy)
+            self.average.update()
         critic_loss = self._fit_critic(flow, bonus.detach())
         log = {
             "reward": float(torch.stack([s.reward for s in flow.steps]).mean()),

@@ -19,8 +19,13 @@ class Learner(Protocol):
     """
 
     actor: Actor
+    """What learns."""
     local_model: LocalModel
     """The model whose encoder and posterior turn observations into the actor's features."""
+
+    @property
+    def policy(self) -> Actor:
+        """What has been learned so far, to be evaluated and deployed: the actor or its average."""
 
     @property
     def imagined_steps(self) -> int:
@@ -37,7 +42,8 @@ class Learner(Protocol):
         """Everything that the next update depends on.
 
         Returns:
-            Tensors by file and name, among them ``actor`` and ``local``, and JSON values.
+            Tensors by file and name, among them ``actor`` and ``local``, and ``average`` where
+            the policy is not the actor itself; and JSON values.
         """
 
     def load_state(

@@ -16,6 +16,8 @@ from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 from torch import Tensor
 
+from fog_policy.actor_average import ActorAverage
+from fog_policy.actor_critic import Actor
 from fog_policy.decoupled_gradient import Rollout
 from fog_policy.imagined_buffer import ImaginedBuffer
 from fog_policy.imagined_features import ImaginedFeatures
@@ -68,6 +70,7 @@ class PpoLearner:
         setup = set_up(global_model, local_model, contexts, config)
         self.device, self.precision, self.env = setup.device, setup.precision, setup.env
         self.actor, self.critic, self.local_model = setup.actor, setup.critic, setup.local_model
+        self.average = ActorAverage(self.actor, config.actor_average)
         self.refresh = LocalRefresh(
             self.local_model,
             recordings,
@@ -113,6 +116,11 @@ class PpoLearner:
         # where they came from.
         ppo.optimizer.register_step_pre_hook(lambda *_: self._require_finite_gradients())
         return ppo
+
+    @property
+    def policy(self) -> Actor:
+        """See :class:`.learner.Learner`."""
+        return self.average.policy
 
     @property
     def imagined_steps(self) -> int:
@@ -161,6 +169,7 @@ class PpoLearner:
             "horizon": float(self.horizon),
         }
         if learning:
+            self.average.update()
             log |= self.refresh.fit(config.refresh_steps * segments, update=self.updates)
         self.updates += 1
         return log | {"imagined_steps": self.env.steps}
@@ -249,7 +258,8 @@ class PpoLearner:
             "learning_rate": self.ppo.learning_rate,
             "refresh": self.refresh.values(),
         }
-        return files | self.refresh.tensors(), values
+        averaged, count = self.average.state()
+        return files | averaged | self.refresh.tensors(), values | count
 
     def load_state(
         self, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
@@ -266,6 +276,7 @@ class PpoLearner:
                 ("actor", self.actor), ("critic", self.critic), ("local", self.local_model),
             ):  # fmt: skip
                 module.load_state_dict(tensors[name])
+            self.average.load(tensors, values)
             load_optimiser(self.ppo.optimizer, "ppo", rest)
             self.ppo.learning_rate = float(values["learning_rate"])
             for group in self.ppo.optimizer.param_groups:

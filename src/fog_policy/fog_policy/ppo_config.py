@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fog_policy.fog_config import require_average
 from fog_world_model.errors import FogError
 
 
@@ -43,6 +44,8 @@ class PpoConfig:
     rsl_rl has it by default. One rate serves both networks: with the few environments of a small
     machine it soon falls so low that the critic no longer follows the policy."""
     target_kl: float = 0.01
+    actor_average: float = 0.0
+    """As :class:`.fog_config.FogConfig` has it; none, for rsl_rl has none."""
     critic_first: int = 0
     """Updates at the beginning in which only the critic learns, for an actor that is no beginner
     (:mod:`.warm_start`)."""
@@ -90,6 +93,7 @@ class PpoConfig:
                 raise FogError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if self.schedule not in ("fixed", "adaptive"):
             raise FogError(f"schedule is {self.schedule!r}; expected fixed or adaptive")
+        require_average(self.actor_average)
         for name in ("gamma", "lambda_"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FogError(f"{name} is {getattr(self, name)}; expected 0 to 1")
