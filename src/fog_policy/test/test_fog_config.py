@@ -19,6 +19,8 @@ from fog_world_model.errors import FogError
         ({"horizon_end": -1}, "horizon_end is -1; expected 0 or more"),
         ({"local_share": 2.0}, "local_share is 2.0; expected 0 to 1"),
         ({"entropy_target": 0.0}, "entropy_target is 0.0; expected less than 0"),
+        ({"actor_average": 1.0}, "actor_average is 1.0; expected 0 or more, and less than 1"),
+        ({"actor_rate_end": 1.5}, "actor_rate_end is 1.5; expected 0 to 1"),
         ({"precision": "half"}, "precision half: expected auto, float32 or bfloat16"),
         ({"check_directions": 0}, "check_directions is 0; expected more than 0"),
     ],
@@ -32,3 +34,9 @@ def test_refused(changes: dict[str, Any], message: str) -> None:
 def test_defaults_are_what_the_loop_can_use() -> None:
     config = FogConfig()
     assert config.horizon_at(0.0) == config.horizon_at(1.0) == config.refresh_window == 16
+
+
+def test_the_rate_of_the_actor_falls_in_equal_steps() -> None:
+    config = FogConfig(actor_rate=1e-3, actor_rate_end=0.2)
+    rates = [config.actor_rate_at(share) for share in (0.0, 0.25, 1.0, 1.1)]
+    assert rates == pytest.approx([1e-3, 8e-4, 2e-4, 2e-4])

@@ -104,7 +104,7 @@ def test_exports_a_bundle_that_acts_the_same(
     export_bundle(tmp_path / "policy", tmp_path / "bundle")
     deployed = load_bundle(tmp_path / "bundle", tiny_store.task).controller()
     own = TorchController(
-        learner.local_model, learner.actor, tiny_store.normalisation, tiny_store.task
+        learner.local_model, learner.policy, tiny_store.normalisation, tiny_store.task
     )
     episode, previous = tiny_store.episode(0), np.zeros(3, np.float32)
     for image, vector in zip(episode.image[:6], episode.proprioception[:6], strict=True):
