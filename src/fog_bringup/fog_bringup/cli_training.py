@@ -146,6 +146,9 @@ class TrainLocal(_WorldModelTraining):
     reward_std: float | None = None
     """Standard deviation at which rewards are modelled: the smaller, the more the reward weighs in
     the loss (half of it: four times). Not given: that of --start-from, or the preset's, 0.1."""
+    window: int = 16
+    """Observations in a window. The state is not learned to remember what lies further back: a task
+    in which things leave the picture for longer wants longer ones."""
 
     def run(self) -> int:
         """Train."""
@@ -160,6 +163,7 @@ class TrainLocal(_WorldModelTraining):
             loop,
             preset=self.preset,
             reward_std=self.reward_std,
+            window=self.window,
             start_from=self.parent("local"),
             resume=self.resume,
         )

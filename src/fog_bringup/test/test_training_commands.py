@@ -61,6 +61,22 @@ def test_the_weight_of_the_reward_is_an_option_and_part_of_the_run(
     assert "--reward-std 0.0: expected more than 0" in capsys.readouterr().err
 
 
+def test_the_length_of_windows_is_an_option_and_part_of_the_run(
+    long_store: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "local"
+    few = ["--preset", "tiny", "--batch-size", "2", "--device", "cpu", "--max-steps"]
+    command = ["train", "local", str(long_store.path), str(path), *few]
+    assert main([*command, "1", "--window", "7"]) == 0
+    assert open_checkpoint(path, "local").manifest["window"] == 7
+    assert main([*command, "2", "--resume"]) == 2
+    assert "window was 7, is 16" in capsys.readouterr().err
+    assert main([*command, "1", "--window", "1"]) == 2
+    assert "--window 1: expected at least 2 observations" in capsys.readouterr().err
+    assert main([*command, "1", "--window", "100000"]) == 2
+    assert "100000" in capsys.readouterr().err
+
+
 def test_time_runs_out_then_a_signal_then_the_end(
     store: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ FIXED = (
 """Settings of the loop that a run keeps to its end. The others (how long, how often, on which
 device, in how many parts) may change: they do not change what is computed, but for rounding, and
 for the learning rate, which follows the new time budget or number of steps at once."""
-LATER: dict[str, Any] = {"moving_windows": 0.0, "started_from": None}
+LATER: dict[str, Any] = {"moving_windows": 0.0, "started_from": None, "window": 16}
 """What manifests say of themselves since later, and what older ones meant."""
 _NEEDED = ("step", "seconds", "curve", "averages", "sampler")
 _ANEW = "; train anew in another folder"

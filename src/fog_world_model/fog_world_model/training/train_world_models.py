@@ -128,17 +128,20 @@ def train_local(
         reward_std: Standard deviation at which rewards are modelled, more than 0: half of it weighs
             an error of the reward four times as much. None: that of the checkpoint to start from,
             or the preset's.
-        window: Observations.
+        window: Observations, at least 2. What lies further back than a window is not learned to be
+            remembered.
         start_from: Checkpoint whose averaged weights training starts from. The scale of the
             proprioception is its, too.
         resume: Go on from the checkpoint in ``output``.
 
     Raises:
-        FogError: The preset is unknown, ``reward_std`` cannot be, the checkpoint to start from does
-            not fit, or what :func:`.loop.fit` raises.
+        FogError: The preset is unknown, ``reward_std`` or ``window`` cannot be, the checkpoint to
+            start from does not fit, or what :func:`.loop.fit` raises.
     """
     if preset not in local_model.PRESETS:
         raise FogError(f"--preset {preset}: known are {', '.join(local_model.PRESETS)}")
+    if window < 2:
+        raise FogError(f"--window {window}: expected at least 2 observations")
     parent, store = _start_from("local", start_from, store)
     if parent is None:
         config = LocalModelConfig(**_sizes(store.task), **local_model.PRESETS[preset])
@@ -159,7 +162,7 @@ def train_local(
         sampler,
         loop,
         output,
-        _manifest("local", store, config, preset, loop, parent),
+        {**_manifest("local", store, config, preset, loop, parent), "window": window},
         description="local model",
         resume=resume,
     )
