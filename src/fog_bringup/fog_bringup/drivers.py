@@ -2,8 +2,8 @@
 
 A driver looks at an observation once per control step and gives a command in physical units. Each
 episode it draws how it behaves: purposeful but noisy, at random, hardly at all, or so that a policy
-can imitate it. Purposeful drivers use the simulated scene's ground truth, which no policy ever sees;
-an operator uses only what of it the camera has shown.
+can imitate it. Purposeful drivers use the simulated scene's ground truth, which no policy ever
+sees; an operator uses only what of it the camera has shown.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class MixedDriver(Driver):
         self._probabilities = {m: p for m, p in mix.probabilities().items() if p > 0}
         self._drivers: dict[str, Driver] = {m: makers[m](task) for m in self._probabilities}
         self.mode = ""
-        """How this episode is driven: ``seek``, ``random``, ``stand``, ``operator`` or ``policy``."""
+        """How this episode is driven: ``seek``, ``random``, ``stand``, ``operator``, ``policy``."""
         super().__init__(task)
 
     def reset(self, seed: int) -> None:
@@ -113,7 +113,7 @@ def make_driver(
         robot: Who is driven; needed where a policy has a share.
 
     Raises:
-        FogError: The mix is impossible, or it wants to seek or an operator and the task has no such driver,
-            or the policy's bundle does not fit.
+        FogError: The mix is impossible, or it wants to seek or an operator and the task has no such
+            driver, or the policy's bundle does not fit.
     """
     return MixedDriver(task, mix or DriverMix(), robot)

@@ -37,8 +37,8 @@ _SEEN_WITHIN = 0.95
 """Of the picture's half: an object whose middle lies there is seen. Nearer to the border too little
 of it is in a small picture."""
 _MISSED_WITHIN = 0.7
-"""A remembered place that lies there is seen to be empty. Less than above: a cube that is pushed out
-of the picture was near the border just before."""
+"""A remembered place that lies there is seen to be empty. Less than above: a cube that is pushed
+out of the picture was near the border just before."""
 
 
 class SeenPlace:
