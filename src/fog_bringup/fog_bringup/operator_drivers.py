@@ -34,8 +34,8 @@ SEARCH_TURN = 0.85
 PUSH_SPEED = 0.8
 """The same of the speed of a push."""
 _SEEN_WITHIN = 0.95
-"""Of the picture's half: an object whose middle lies there is seen. Nearer to the border too little
-of it is in a small picture."""
+"""Of the picture's half: what lies there is seen. Nearer to the border too little of an object is
+in a small picture."""
 _MISSED_WITHIN = 0.7
 """A remembered place that lies there is seen to be empty. Less than above: a cube that is pushed
 out of the picture was near the border just before."""
@@ -46,10 +46,13 @@ class SeenPlace:
 
     Args:
         height_m: At which to look for it above the floor.
+        reach_m: It is seen where its middle is, or a point so far from that along the axes of the
+            odometry frame: close by, the middle of a cube may be beside a picture that is full
+            of it.
     """
 
-    def __init__(self, height_m: float) -> None:
-        self._height = height_m
+    def __init__(self, height_m: float, reach_m: float = 0.0) -> None:
+        self._height, self._reach = height_m, reach_m
         self.place: Place | None = None
         """``(x, y)`` in the odometry frame, m; None: not seen yet, or gone from there."""
         self.side = 1.0
@@ -63,7 +66,7 @@ class SeenPlace:
             observation: Its base pose counts.
             truth: Where the thing is, ``(x, y)``, m; it counts only if the picture shows it.
         """
-        if camera.shows(observation, (*truth, self._height), _SEEN_WITHIN):
+        if self._in_picture(camera, observation, truth):
             self.place = truth
             _, bearing = distance_and_bearing(base_pose(observation), truth)
             self.side = math.copysign(1.0, bearing)
@@ -71,6 +74,11 @@ class SeenPlace:
             observation, (*self.place, self._height), _MISSED_WITHIN
         ):
             self.place = None
+
+    def _in_picture(self, camera: EgoCamera, observation: Observation, truth: Place) -> bool:
+        (x, y), r = truth, self._reach
+        points = ((x, y), (x - r, y), (x + r, y), (x, y - r), (x, y + r))
+        return any(camera.shows(observation, (*p, self._height), _SEEN_WITHIN) for p in points)
 
 
 class OperatorDriver(Driver):
@@ -85,9 +93,9 @@ class OperatorDriver(Driver):
         self._level = float(self._random.uniform(*NOISE_LEVELS))
         self._noise = Noise((self._high - self._low) / 2, self._dt)
         self._camera = EgoCamera.of_task(self._task)
-        # Half the cube's height is also where the tall post is in the picture from afar and near.
-        height = self._task.options.get("cube_size_m", 0.3) / 2
-        self._seen = {name: SeenPlace(height) for name in self.needs}
+        # The tall and thin post shows at half the cube's height as well, from afar and from nearby.
+        size = self._task.options.get("cube_size_m", 0.3)
+        self._seen = {n: SeenPlace(size / 2, size / 3 if n == "cube" else 0.0) for n in self.needs}
 
     def drive(self, observation: Observation) -> Array:
         """Wish for the coming step."""
@@ -125,7 +133,11 @@ class PushCubeOperator(OperatorDriver):
 
     def act(self, base: Pose, places: dict[str, Place]) -> Array:
         """Wish towards the place behind the cube, or against the cube."""
-        return push_wish(base, places["cube"], places["goal"], PUSH_SPEED * float(self._high[0]))
+        wish = push_wish(base, places["cube"], places["goal"], PUSH_SPEED * float(self._high[0]))
+        # Slower rather than elsewhere: cut off axis by axis, the way round the cube leads into it.
+        most = np.where(wish[:2] > 0, self._high[:2], -self._low[:2])
+        wish[:2] /= max(1.0, float((np.abs(wish[:2]) / most).max()))
+        return wish
 
 
 class PushTOperator(PushTDriver):
