@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fog_bringup import operator_drivers
+from fog_bringup.cli import main
+from fog_bringup.closed_loop import evaluate_without_ros
+from fog_bringup.collect import CollectConfig, Collected
 from fog_bringup.drivers import DriverMix, make_driver
 from fog_bringup.operator_drivers import OperatorDriver, SeenPlace, make_operator_driver
 from fog_bringup.robots import Observation, make_robot
@@ -194,8 +198,6 @@ def test_what_no_picture_shows_changes_no_command(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "seeds"), [("reach_cube", (0, 1, 2, 3)), ("push_cube", (0, 1))])
 def test_it_succeeds_on_the_simulated_robot(name: str, seeds: tuple[int, ...]) -> None:
-    from fog_bringup.closed_loop import evaluate_without_ros
-
     task = find_task(name)
     criterion = criterion_of(task)
     assert criterion is not None
@@ -240,6 +242,26 @@ def test_shares() -> None:
         modes.append(driver.mode)
     assert modes.count("operator") == pytest.approx(180, abs=45)
     assert modes.count("seek") == pytest.approx(120, abs=40)
+
+
+def test_shares_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle's share comes off all the others; standing gets what they leave of 1."""
+    given: list[DriverMix] = []
+
+    def collect(task: TaskConfig, output: Path, config: CollectConfig, **_: object) -> Collected:
+        given.append(config.mix)
+        return Collected((), 1, 1, 1.0, interrupted=False)
+
+    monkeypatch.setattr("fog_bringup.collect.collect", collect)
+    shares = ["--operator", "0.45", "--seek", "0.3", "--random", "0.2"]
+    assert main(["collect", str(tmp_path / "a"), *shares]) == 0
+    assert main(["collect", str(tmp_path / "b"), *shares, "--policy", "x"]) == 0
+    assert main(["collect", str(tmp_path / "c")]) == 0
+    assert [list(mix.probabilities().values()) for mix in given] == [
+        pytest.approx([0.3, 0.2, 0.05, 0.45, 0.0]),
+        pytest.approx([0.15, 0.1, 0.025, 0.225, 0.5]),
+        pytest.approx([0.7, 0.25, 0.05, 0.0, 0.0]),
+    ]
 
 
 def test_a_task_without_an_operator() -> None:
