@@ -15,6 +15,8 @@ from toy_bundle import write_toy_bundle
 
 from fog_bringup.closed_loop import episode_record, evaluate_over_ros, evaluate_without_ros
 from fog_bringup.robots import Observation
+from fog_bringup.success import criterion_of, judge
+from fog_bringup.tasks import find_task
 from fog_world_model.errors import FogError
 from fog_world_model.task import EpisodeConfig, TaskConfig
 
@@ -119,8 +121,19 @@ def test_baselines_repeat_and_start_from_the_same_states(short: TaskConfig) -> N
 
 
 def test_an_unknown_controller_is_refused(short: TaskConfig) -> None:
-    with pytest.raises(FogError, match="random, standing or a function"):
+    with pytest.raises(FogError, match="random, standing, operator or a function"):
         evaluate_without_ros(short, "clever", [1])
+
+
+def test_the_operator_begins_every_episode_anew() -> None:
+    task = find_task("reach_cube")
+    both = evaluate_without_ros(task, "operator", [1, 2])["episodes"]
+    alone = evaluate_without_ros(task, "operator", [2])["episodes"][0]
+    criterion = criterion_of(task)
+    assert criterion is not None
+    assert all(judge(criterion, episode, task.control_hz).success for episode in both)
+    # A noise drawn otherwise would take the robot elsewhere within two seconds.
+    np.testing.assert_allclose(alone["base"][:10], both[1]["base"][:10], atol=0.02)
 
 
 def observed(reward: float, *, end: bool = False) -> Observation:

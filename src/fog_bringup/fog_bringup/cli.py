@@ -41,7 +41,10 @@ class Collect:
     seek: float = 0.7
     """Share of episodes driven noisily towards the object."""
     random: float = 0.25
-    """Share of episodes with random commands; the rest stands."""
+    """Share of episodes with random commands; what is left of 1 stands."""
+    operator: float = 0.0
+    """Share of episodes driven as a person does who sees the camera's picture alone and remembers
+    it: what a policy can imitate. Give --seek and --random smaller shares with it."""
     policy: Path | None = None
     """Bundle that drives in a share of the episodes, noisily: what it does is what the next world
     has to know."""
@@ -58,9 +61,15 @@ class Collect:
         share = 0.0 if self.policy is None else self.policy_share
         if not 0.0 <= share <= 1.0:
             raise FogError(f"--policy-share {share:g}: expected a share, between 0 and 1")
-        seek, random = (self.seek * (1.0 - share), self.random * (1.0 - share))
-        stand = max(0.0, 1.0 - self.seek - self.random) * (1.0 - share)
-        mix = DriverMix(seek, random, stand, policy=share, bundle=str(self.policy or ""))
+        stand = max(0.0, 1.0 - self.seek - self.random - self.operator)
+        mix = DriverMix(
+            seek=self.seek * (1.0 - share),
+            random=self.random * (1.0 - share),
+            stand=stand * (1.0 - share),
+            operator=self.operator * (1.0 - share),
+            policy=share,
+            bundle=str(self.policy or ""),
+        )
         config = CollectConfig(steps=self.steps, seed=self.seed, mix=mix, workers=self.workers)
         with progress_bar() as report:
             result = collect(find_task(self.task), self.output, config, progress=report)

@@ -25,6 +25,9 @@ class EvaluatePolicy:
     """Folder for the page and the records."""
     driver: bool = False
     """Measure the scripted driver too, which sees the ground truth."""
+    operator: bool = False
+    """Measure the scripted driver too that knows only what the camera has shown: what can be
+    expected of a policy that imitates it. Its hand is unsteady, differently per episode."""
     episodes: int = 50
     """Episodes; the same start states for all."""
     seed: int = 1_000_000
@@ -63,7 +66,7 @@ class EvaluatePolicy:
             driver=self.driver,
             films=self.films,
         )
-        task, contenders = contenders_of(self.bundles, driver=self.driver)
+        task, contenders = contenders_of(self.bundles, driver=self.driver, operator=self.operator)
         require_writable(self.output)
         measured = ClosedLoopRecords(self.output, task, contenders, plan)
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from fog_bringup.live_scene import yaw_of
 from fog_bringup.node_processes import NodeProcesses
+from fog_bringup.operator_drivers import make_operator_driver
 from fog_bringup.progress import Report
 from fog_bringup.robots import Observation, make_robot
 from fog_bringup.robots.variations import STREAM
@@ -181,7 +182,9 @@ def evaluate_without_ros(
     Args:
         task: The task.
         controller: ``random`` (uniform within the bounds, drawn anew for every step),
-            ``standing`` (zero), or a function that is shown each observation with its picture.
+            ``standing`` (zero), ``operator`` (the scripted driver of
+            :mod:`fog_bringup.operator_drivers`), or a function that is shown each observation with
+            its picture.
         seeds: One episode starts from each; the start states are those of
             :func:`evaluate_over_ros`.
         max_steps: Control steps after which an episode is cut; None: the task's.
@@ -193,13 +196,14 @@ def evaluate_without_ros(
         The same record as :func:`evaluate_over_ros`.
 
     Raises:
-        FogError: No such controller, or the robot does not work here.
+        FogError: No such controller, the task has no operator, or the robot does not work here.
     """
     name = (
         controller if isinstance(controller, str) else getattr(controller, "__name__", "function")
     )
-    if isinstance(controller, str) and controller not in ("random", "standing"):
-        raise FogError(f"controller {controller!r}: give random, standing or a function")
+    if isinstance(controller, str) and controller not in ("random", "standing", "operator"):
+        raise FogError(f"controller {controller!r}: give random, standing, operator or a function")
+    operator = make_operator_driver(task) if controller == "operator" else None
     low, high = np.asarray(task.action.low), np.asarray(task.action.high)
     robot = make_robot(task, **(robot_options or {}))
     if task.period_ns % robot.step_ns:
@@ -214,10 +218,14 @@ def evaluate_without_ros(
         for done, seed in enumerate(seeds, start=1):
             generator = np.random.default_rng(seed)
             robot.reset(seed)
+            if operator is not None:
+                operator.reset(seed)
             seen = [robot.observe(image=with_picture)]
             while len(seen) <= limit and not seen[-1].end:
                 if callable(controller):
                     command = np.asarray(controller(seen[-1]), np.float64)
+                elif operator is not None:
+                    command = np.asarray(operator.command(seen[-1]), np.float64)
                 elif controller == "random":
                     command = generator.uniform(low, high)
                 else:

@@ -24,9 +24,8 @@ _PER_ROW = 5
 def color_of(kind: str, number: int, theme: Theme) -> str:
     """A contender's colour: by its kind, bundles by their order."""
     bundles = (theme.blue, theme.orange, theme.ink)
-    return {"driver": theme.green, "random": theme.muted, "standing": theme.muted}.get(
-        kind, bundles[number % len(bundles)]
-    )
+    unlearned = dict.fromkeys(("operator", "random", "standing"), theme.muted)
+    return {"driver": theme.green, **unlearned}.get(kind, bundles[number % len(bundles)])
 
 
 def success(figures: Figures, theme: Theme) -> Figure:

@@ -300,7 +300,14 @@ def _method(figures: Figures) -> Iterator[str]:
             )
             + f" drive over ROS topics, in processes of their own, at {pace}; robot time waits for "
             "a policy that the machine makes late. Random commands (uniform, drawn anew for every "
-            "step) and standing need no topics and were measured without."
+            "step) and standing"
+            + (
+                ", and the operator, which knows what the camera has shown so far and whose "
+                "unsteadiness differs per episode,"
+                if "operator" in figures["contenders"]
+                else ""
+            )
+            + " need no topics and were measured without."
         ),
         paragraph(
             "Success is read off the ground truth at the control steps. Shares have Wilson's "

@@ -17,9 +17,10 @@ from fog_world_model.task import TaskConfig
 
 NOMINAL = "nominal"
 EPISODES = 50
-Kind = Literal["bundle", "driver", "random", "standing"]
+Kind = Literal["bundle", "driver", "operator", "random", "standing"]
 _WORDS = {
     "driver": "scripted driver, sees the ground truth",
+    "operator": "operator, knows what the camera has shown",
     "random": "random commands",
     "standing": "standing still",
 }
@@ -93,16 +94,19 @@ class Row:
         return f"{self.contender.name}{tail}"
 
 
-def contenders_of(bundles: Sequence[Path], *, driver: bool) -> tuple[TaskConfig, list[Contender]]:
+def contenders_of(
+    bundles: Sequence[Path], *, driver: bool, operator: bool = False
+) -> tuple[TaskConfig, list[Contender]]:
     """Open bundles, and put beside them what they are measured against.
 
     Args:
         bundles: Folders, or names of shipped policies; each is called by its folder's name without
             ``.bundle``, after its parent's where two are called the same.
         driver: Whether the scripted driver is one of them.
+        operator: Whether the scripted driver is one that knows what the camera has shown.
 
     Returns:
-        Their task, and the contenders: bundles, driver, random, standing.
+        Their task, and the contenders: bundles, driver, operator, random, standing.
 
     Raises:
         FogError: A bundle cannot be opened, two are of different tasks, or names are taken.
@@ -117,6 +121,8 @@ def contenders_of(bundles: Sequence[Path], *, driver: bool) -> tuple[TaskConfig,
     if len(set(names)) < len(names):
         names = [f"{bundle.absolute().parent.name}-{_stem(bundle)}" for bundle in bundles]
     others: list[Kind] = ["random", "standing"]
+    if operator:
+        others.insert(0, "operator")
     if driver:
         others.insert(0, "driver")
     if doubled := sorted({n for n in names if names.count(n) > 1 or n in others}):

@@ -24,6 +24,7 @@ from fog_bringup.closed_loop import (
 )
 from fog_bringup.closed_loop_plan import NOMINAL, Contender, Plan, Row
 from fog_bringup.closed_loop_takes import Take
+from fog_bringup.operator_drivers import make_operator_driver
 from fog_bringup.progress import Report
 from fog_bringup.reference_drivers import make_reference_driver
 from fog_bringup.robots.variations import SCENE
@@ -62,6 +63,8 @@ class ClosedLoopRecords:
             )
         if plan.driver:
             make_reference_driver(task)
+        if any(contender.kind == "operator" for contender in contenders):
+            make_operator_driver(task)
         self.folder, self.task, self.plan = folder, task, plan
         self.contenders = list(contenders)
         self.criterion: Criterion | None = criterion_of(task)

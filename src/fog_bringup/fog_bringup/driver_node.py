@@ -68,6 +68,7 @@ class DriverNode(FogNode):
                 ("seek", DriverMix.seek, "towards the object, with noise"),
                 ("random", DriverMix.random, "smooth random commands"),
                 ("stand", DriverMix.stand, "hardly at all"),
+                ("operator", DriverMix.operator, "by what the camera has shown"),
             )
         }
         odometry = self.declare("odometry_topic", "/odom", "nav_msgs/msg/Odometry of the base")

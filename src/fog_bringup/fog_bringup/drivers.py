@@ -1,8 +1,9 @@
 """Scripted drivers that explore: what the world models learn from.
 
 A driver looks at an observation once per control step and gives a command in physical units. Each
-episode it draws how it behaves: purposeful but noisy, at random, or hardly at all. Purposeful
-drivers use the simulated scene's ground truth, which no policy ever sees.
+episode it draws how it behaves: purposeful but noisy, at random, hardly at all, or so that a policy
+can imitate it. Purposeful drivers use the simulated scene's ground truth, which no policy ever
+sees; an operator uses only what of it the camera has shown.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fog_bringup.driver_base import Driver, RandomDriver, StandDriver
+from fog_bringup.operator_drivers import make_operator_driver
 from fog_bringup.robots.robot import Observation, Robot
 from fog_bringup.seek_drivers import make_seek_driver
 from fog_world_model.errors import FogError
@@ -31,6 +33,9 @@ class DriverMix:
     """Smooth random commands, each held for a random time."""
     stand: float = 0.05
     """Standing, with a rare short command."""
+    operator: float = 0.0
+    """As a person drives who looks at the camera's picture: what a policy can imitate, see
+    :mod:`fog_bringup.operator_drivers`."""
     policy: float = 0.0
     """As a bundle would, with noise that differs per episode."""
     bundle: str = ""
@@ -47,6 +52,7 @@ class DriverMix:
             "seek": self.seek,
             "random": self.random,
             "stand": self.stand,
+            "operator": self.operator,
             "policy": self.policy,
         }
         total = sum(shares.values())
@@ -71,6 +77,7 @@ class MixedDriver(Driver):
             "seek": make_seek_driver,
             "random": RandomDriver,
             "stand": StandDriver,
+            "operator": make_operator_driver,
         }
         if mix.policy and robot is not None:
             # It brings PyTorch along, which no other driver needs.
@@ -80,7 +87,7 @@ class MixedDriver(Driver):
         self._probabilities = {m: p for m, p in mix.probabilities().items() if p > 0}
         self._drivers: dict[str, Driver] = {m: makers[m](task) for m in self._probabilities}
         self.mode = ""
-        """How this episode is driven: ``seek``, ``random``, ``stand`` or ``policy``."""
+        """How this episode is driven: ``seek``, ``random``, ``stand``, ``operator``, ``policy``."""
         super().__init__(task)
 
     def reset(self, seed: int) -> None:
@@ -106,7 +113,7 @@ def make_driver(
         robot: Who is driven; needed where a policy has a share.
 
     Raises:
-        FogError: The mix is impossible, or it wants to seek and the task has no purposeful driver,
-            or the policy's bundle does not fit.
+        FogError: The mix is impossible, or it wants to seek or an operator and the task has no such
+            driver, or the policy's bundle does not fit.
     """
     return MixedDriver(task, mix or DriverMix(), robot)

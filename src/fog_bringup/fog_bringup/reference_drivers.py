@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fog_bringup.driver_base import Driver, Noise
-from fog_bringup.robots.rewards import distance_and_bearing
+from fog_bringup.robots.rewards import Pose, distance_and_bearing
 from fog_bringup.robots.robot import Observation
 from fog_bringup.seek_drivers import PushCubeDriver, PushTDriver, base_pose, driver_of
 from fog_world_model.task import TaskConfig
@@ -22,6 +22,21 @@ NOISE = 0.2
 in front of an edge of the cube for longer."""
 _STOP_M = 0.6
 _LEVEL = 0.05
+
+
+def reach_wish(base: Pose, cube: tuple[float, float]) -> npt.NDArray[np.float64]:
+    """The velocity that turns the robot to the cube, and takes it to a short distance from it.
+
+    Args:
+        base: ``(x, y, yaw)`` of the base, m and rad.
+        cube: The cube's centre, m.
+
+    Returns:
+        ``[vx, vy, wz]`` in the base frame, m/s and rad/s; it may leave the task's bounds.
+    """
+    distance, bearing = distance_and_bearing(base, cube)
+    ahead = 1.5 * (distance - _STOP_M) * max(0.0, math.cos(bearing)) ** 2
+    return np.array([ahead, 0.0, 2.0 * bearing])
 
 
 class ReachCubeDriver(Driver):
@@ -34,11 +49,7 @@ class ReachCubeDriver(Driver):
 
     def drive(self, observation: Observation) -> npt.NDArray[np.float64]:
         """Wish for the coming step."""
-        distance, bearing = distance_and_bearing(
-            base_pose(observation), observation.objects["cube"][:2]
-        )
-        ahead = 1.5 * (distance - _STOP_M) * max(0.0, math.cos(bearing)) ** 2
-        wish = np.array([ahead, 0.0, 2.0 * bearing])
+        wish = reach_wish(base_pose(observation), observation.objects["cube"][:2])
         return wish + self._noise.draw(self._random, _LEVEL)
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fog_bringup.driver_base import Driver, Noise
 from fog_bringup.robots.pusht_frame import GOAL_RADIUS_M, block_centre
-from fog_bringup.robots.rewards import PUSH_DISTANCE_M, distance_and_bearing
+from fog_bringup.robots.rewards import PUSH_DISTANCE_M, Pose, distance_and_bearing
 from fog_bringup.robots.robot import Observation
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
@@ -93,6 +93,48 @@ class SeekCubeDriver(Driver):
         self._phantom = float(self._random.uniform(-VISIBLE_RAD, VISIBLE_RAD))
 
 
+def push_wish(
+    base: Pose, cube_at: tuple[float, float], goal: tuple[float, float], speed: float
+) -> Array:
+    """The velocity that gets the robot behind the cube, seen from the goal, and pushes it there.
+
+    Args:
+        base: ``(x, y, yaw)`` of the base, m and rad.
+        cube_at: The cube's centre, m.
+        goal: Where the cube shall be, m.
+        speed: Of the push, m/s.
+
+    Returns:
+        ``[vx, vy, wz]`` in the base frame, m/s and rad/s; it may leave the task's bounds.
+    """
+    x, y, yaw = base
+    cube = np.array(cube_at)
+    way = np.array(goal) - cube
+    ahead = way / max(float(np.hypot(*way)), 1e-6)
+    left = np.array([-ahead[1], ahead[0]])
+    offset = np.array([x, y]) - cube
+    along, lateral = float(offset @ ahead), float(offset @ left)
+    if along > -0.4:
+        # On the wrong side: round the cube at arm's length.
+        side = math.copysign(1.0, lateral)
+        target = cube + (0.85 * side) * left + (-0.3 if abs(lateral) > 0.6 else 0.2) * ahead
+        if abs(lateral) > 0.6:
+            target = target - 0.5 * ahead
+        velocity = 1.5 * (target - np.array([x, y]))
+    elif abs(lateral) > 0.12 and along > -0.9:
+        # Behind, but not in line: step sideways at a distance that leaves the cube alone.
+        velocity = -2.0 * lateral * left + 1.5 * (-PUSH_DISTANCE_M - 0.2 - along) * ahead
+    else:
+        velocity = speed * ahead - 1.5 * lateral * left
+    _, bearing = distance_and_bearing((x, y, yaw), (cube[0], cube[1]))
+    if along < -0.3:  # close to the cube its bearing swings; the pushing direction does not
+        turn = math.atan2(ahead[1], ahead[0]) - yaw
+        bearing = math.atan2(math.sin(turn), math.cos(turn))
+    c, s = math.cos(yaw), math.sin(yaw)
+    body = np.array([c * velocity[0] + s * velocity[1], c * velocity[1] - s * velocity[0]])
+    return np.array([*body, 2.0 * bearing])
+
+
 class PushCubeDriver(Driver):
     """Gets behind the cube, seen from the goal, and pushes it there."""
 
@@ -108,32 +150,10 @@ class PushCubeDriver(Driver):
 
     def drive(self, observation: Observation) -> Array:
         """Wish for the coming step."""
-        x, y, yaw = base_pose(observation)
-        cube = np.array(observation.objects["cube"][:2])
-        way = np.array(observation.objects["goal"][:2]) - cube
-        ahead = way / max(float(np.hypot(*way)), 1e-6)
-        left = np.array([-ahead[1], ahead[0]])
-        offset = np.array([x, y]) - cube
-        along, lateral = float(offset @ ahead), float(offset @ left)
-        if along > -0.4:
-            # On the wrong side: round the cube at arm's length.
-            side = math.copysign(1.0, lateral)
-            target = cube + (0.85 * side) * left + (-0.3 if abs(lateral) > 0.6 else 0.2) * ahead
-            if abs(lateral) > 0.6:
-                target = target - 0.5 * ahead
-            velocity = 1.5 * (target - np.array([x, y]))
-        elif abs(lateral) > 0.12 and along > -0.9:
-            # Behind, but not in line: step sideways at a distance that leaves the cube alone.
-            velocity = -2.0 * lateral * left + 1.5 * (-PUSH_DISTANCE_M - 0.2 - along) * ahead
-        else:
-            velocity = self._speed * ahead - 1.5 * lateral * left
-        _, bearing = distance_and_bearing((x, y, yaw), (cube[0], cube[1]))
-        if along < -0.3:  # close to the cube its bearing swings; the pushing direction does not
-            turn = math.atan2(ahead[1], ahead[0]) - yaw
-            bearing = math.atan2(math.sin(turn), math.cos(turn))
-        c, s = math.cos(yaw), math.sin(yaw)
-        body = np.array([c * velocity[0] + s * velocity[1], c * velocity[1] - s * velocity[0]])
-        wish = np.array([*body, 2.0 * bearing])
+        objects = observation.objects
+        wish = push_wish(
+            base_pose(observation), objects["cube"][:2], objects["goal"][:2], self._speed
+        )
         return wish + self._noise.draw(self._random, self._level)
 
 

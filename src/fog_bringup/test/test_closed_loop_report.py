@@ -15,7 +15,7 @@ import pytest
 
 from fog_bringup import closed_loop_records
 from fog_bringup.closed_loop import Record, make_record
-from fog_bringup.closed_loop_page import write_page
+from fog_bringup.closed_loop_page import PAGE, write_page
 from fog_bringup.closed_loop_plan import NOMINAL, Contender, Plan, Row, contenders_of
 from fog_bringup.closed_loop_records import ClosedLoopRecords
 from fog_bringup.closed_loop_report import figures_of, films_of, line, summarise
@@ -208,6 +208,22 @@ def test_variations_are_of_those_that_act_on_what_they_see(tmp_path: Path) -> No
     made = ClosedLoopRecords(tmp_path, TASK, [DRIVER, STANDING], plan)
     assert [row.key for row in made.rows] == ["driver", "standing", "driver.mass"]
     assert list(tmp_path.iterdir()) == [], "nothing is written before something is measured"
+
+
+def test_the_operator_is_measured_beside_them(tmp_path: Path) -> None:
+    operator = Contender("operator", "operator")
+    plan = Plan(episodes=2, first_seed=100, limit_s=1.0, vary=("mass",))
+    measured = ClosedLoopRecords(tmp_path, TASK, [operator, STANDING], plan)
+    assert [row.key for row in measured.rows] == ["operator", "standing"], "it is not varied"
+    measured.measure(nothing)
+    turned, stood = (measured.records()[name]["episodes"][0] for name in ("operator", "standing"))
+    assert turned["base"][0] == pytest.approx(stood["base"][0], abs=1e-6)
+    assert turned["base"][-1] != pytest.approx(stood["base"][-1], abs=0.1)
+    films = films_of(measured, figures_of(measured))
+    write_page(tmp_path, figures_of(measured), measured.records(), films)
+    assert "operator, which knows what the camera has shown" in (tmp_path / PAGE).read_text()
+    with pytest.raises(FogError, match=r"task 'juggle': no scripted driver"):
+        ClosedLoopRecords(tmp_path, dataclasses.replace(TASK, name="juggle"), [operator], plan)
 
 
 def test_the_first_episodes_are_filmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

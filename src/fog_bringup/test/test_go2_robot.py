@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pytest
 
 from fog_bringup.robots import Observation, make_robot
+from fog_bringup.robots.ego_camera import CAMERA_POSITION
 from fog_bringup.robots.go2 import Go2Robot
-from fog_bringup.robots.go2_scene import CAMERA_POSITION, JOINTS
+from fog_bringup.robots.go2_scene import JOINTS
 from fog_bringup.robots.rewards import distance_and_bearing, push_cube_potential
 from fog_bringup.seek_drivers import base_pose
 from fog_bringup.tasks import find_task

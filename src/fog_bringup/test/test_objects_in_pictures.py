@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fog_bringup.robots import make_robot
-from fog_bringup.robots.go2_scene import CAMERA_POSITION
+from fog_bringup.robots.ego_camera import CAMERA_POSITION
 from fog_bringup.robots.pusht_frame import to_pixels
 from fog_bringup.tasks import find_task
 from fog_world_model.evaluation.object_position import object_finder

@@ -56,6 +56,9 @@ def test_doors_without_nodes_take_a_name(
     task, contenders = contenders_of([Path("nudge")], driver=False)
     assert task == find_task("pusht_easy")
     assert (contenders[0].name, contenders[0].bundle) == ("nudge", shipped)
+    _, contenders = contenders_of([Path("nudge")], driver=True, operator=True)
+    kinds = ["bundle", "driver", "operator", "random", "standing"]
+    assert [contender.kind for contender in contenders] == kinds
     made = make_policy(Path("nudge"), tmp_path / "unused")
     assert made.path == shipped and made.about == "bundle nudge"
     assert main(["evaluate", "zero-shot", "nudge", "--episodes", "1"]) == 0

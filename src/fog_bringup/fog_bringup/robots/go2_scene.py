@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fog_bringup.robots.ego_camera import CAMERA_POSITION, FOVY_DEG, PITCH_DEG
 from fog_bringup.robots.go2_markers import add_post_box, mark_cube
 from fog_bringup.robots.mujoco_gl import mujoco
 from fog_world_model.data.labellers.marker_layout import MarkerLayout
@@ -30,9 +31,6 @@ STIFFNESS, DAMPING = 20.0, 0.5
 
 FLOOR_PAIR = "cube_floor"
 """The pair of geoms that carries a friction of its own."""
-
-CAMERA_POSITION = (0.327, 0.0, 0.043)
-"""Of the ego camera in the base frame, m (the nose of the Go2)."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +49,9 @@ class Scene:
     goal_y_m: float = 0.0
     post_height_m: float = 1.2
     post_radius_m: float = 0.08
-    camera_pitch_deg: float = 18.0
+    camera_pitch_deg: float = PITCH_DEG
     """How far the camera looks down."""
-    camera_fovy_deg: float = 95.0
+    camera_fovy_deg: float = FOVY_DEG
     physics_step_s: float = 0.005
 
     @classmethod
