@@ -231,6 +231,8 @@ class ActionGradientBenchmark:
     """Half the difference of the actions that the global model is asked about, in (0, 1)."""
     sampling_steps: int = 0
     """Denoising steps per frame; 0: as the model was made."""
+    sample_prior: bool = False
+    """Through a sample of the local model's prior instead of its mean."""
     json: bool = False
     """Print one JSON object; otherwise a table."""
     seed: int = 0
@@ -257,6 +259,7 @@ class ActionGradientBenchmark:
             context_within=self.context_within,
             step=self.step,
             sampling_steps=self.sampling_steps,
+            sample_prior=self.sample_prior,
             seed=self.seed,
             threads=self.threads,
             device=self.device,

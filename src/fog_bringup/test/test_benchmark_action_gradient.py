@@ -76,6 +76,17 @@ def test_json_and_table(
     assert len(rows) == 3
 
 
+def test_a_sample_of_the_prior_changes_only_what_the_local_model_says(
+    command: list[str], seen: list[ActionGradients]
+) -> None:
+    for options in ([], ["--sample-prior"]):
+        assert main([*command, "--horizons", "2", *options, "--json"]) == 0
+    mean, sample = seen
+    assert torch.equal(mean.measured, sample.measured)
+    assert not torch.equal(mean.decoupled, sample.decoupled)
+    assert not torch.equal(mean.local, sample.local)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

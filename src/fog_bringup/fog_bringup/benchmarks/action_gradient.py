@@ -47,6 +47,8 @@ class ActionSetting:
     step: float = 0.25
     """Half the difference of the actions."""
     sampling_steps: int = 0
+    sample_prior: bool = False
+    """Through a sample of the local model's prior, not its mean."""
     seed: int = 0
     threads: int = 0
     device: str = "auto"
@@ -118,7 +120,7 @@ def _measure(setting: ActionSetting) -> dict[str, Any]:
             "at most so many, or import more recordings"
         )
     setup = set_up(global_model, local_model, _Once(bank), config)
-    latent = LatentWorld(setup.local_model)
+    latent = LatentWorld(setup.local_model, sample_prior=setting.sample_prior)
     actor = policy.actor.to(setup.device).requires_grad_(False)
     with torch.no_grad():
         state = latent.start(setup.env.restart())
@@ -139,6 +141,7 @@ def _measure(setting: ActionSetting) -> dict[str, Any]:
         "precision": setup.precision,
         "denoising_steps": global_model.sampler.config.steps,
         "context_within": setting.context_within,
+        "sample_prior": setting.sample_prior,
         "seed": setting.seed,
         "store": {"data_hash": store.data_hash, "transitions": store.transitions},
         "made_from": {
