@@ -57,7 +57,8 @@ def _latency(place: Axes, run: Mapping[str, Any], curves: Mapping[str, Any], the
     if ages := curves.get("image_age_ms"):
         at, _, p99 = percentiles_over_time(minutes[: len(ages)], np.asarray(ages, np.float64))
         place.plot(at, p99, color=theme.green, linewidth=1.0, label="p99 at the tick")
-    place.set_ylim(0, max(1.15 * period, 1.1 * float(np.percentile(values, 99.9))))
+    # Room for the legend above what is drawn.
+    place.set_ylim(0, 1.35 * max(period, float(np.percentile(values, 99.9))))
     legend(place, loc="upper right", ncols=2)
 
 
