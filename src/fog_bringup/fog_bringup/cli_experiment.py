@@ -55,8 +55,9 @@ class Experiment:
     good for the task."""
     workers: int = 2
     """Processes that record."""
-    world_model_time: str = "15m"
-    """Time for each world model that is not given; they are trained side by side."""
+    world_model_time: str | None = None
+    """Time for each world model that is not given, side by side; not given either: 15m, or what was
+    found good for the task."""
     global_preset: Preset | None = None
     """Size of a global model that is not given; not given either: small, or what was found good for
     the task."""
@@ -92,9 +93,12 @@ class Experiment:
             local_model=self.local_model,
             steps=found.steps if self.steps is None else self.steps,
             workers=self.workers,
-            world_model_s=seconds(self.world_model_time, "--world-model-time"),
+            world_model_s=seconds(
+                self.world_model_time or found.world_model_time, "--world-model-time"
+            ),
             global_preset=self.global_preset or found.global_preset,
             global_options=found.global_options,
+            local_options=found.local_options,
             local_preset=self.local_preset,
             device=self.device,
             threads=self.threads,

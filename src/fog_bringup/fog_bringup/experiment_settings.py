@@ -19,7 +19,7 @@ MAY_CHANGE = (
 """Settings with which an experiment may be continued differently: more methods or more seeds are
 more runs, what is learned depends on the others only by rounding, and of what is given the content
 has to be the same."""
-LATER: dict[str, dict[str, Any]] = {"settings": {"global_options": []}}
+LATER: dict[str, dict[str, Any]] = {"settings": {"global_options": [], "local_options": []}}
 """What notes say since later, and what older ones meant."""
 
 
@@ -53,6 +53,7 @@ class ExperimentSettings:
     """Seconds for each world model that is not given; they are trained side by side."""
     global_preset: str = "small"
     global_options: tuple[str, ...] = ()
+    local_options: tuple[str, ...] = ()
     """Further options of 'fog train global' for a model that is not given."""
     local_preset: str = "small"
     device: str = "auto"

@@ -42,7 +42,7 @@ def make_sources(
         stages.run("import", {}, [store], lambda: _import(task, bags, store, console))
     opened = EpisodeStore(store, task)
     given = {"global": settings.global_model, "local": settings.local_model}
-    options = {"global": list(settings.global_options), "local": []}
+    options = {"global": list(settings.global_options), "local": list(settings.local_options)}
     presets = {"global": settings.global_preset, "local": settings.local_preset}
     missing = [kind for kind, path in given.items() if path is None]
     if missing:

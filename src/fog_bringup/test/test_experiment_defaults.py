@@ -13,7 +13,7 @@ from rich.console import Console
 from fog_bringup import experiment as module
 from fog_bringup import experiment_sources
 from fog_bringup.cli import main
-from fog_bringup.cli_training import Train, TrainGlobal
+from fog_bringup.cli_training import Train, TrainGlobal, TrainLocal
 from fog_bringup.experiment_defaults import FoundGood, found_good
 from fog_bringup.experiment_methods import METHODS, configuration
 from fog_bringup.experiment_settings import ExperimentSettings, require_same
@@ -39,17 +39,26 @@ def test_what_was_found_good_is_set_and_what_is_given_counts(
     settings: list[ExperimentSettings],
 ) -> None:
     assert main(["experiment", "pusht_easy"]) == 0
-    more = ["--global-preset", "tiny", "--steps", "500", "--options", "ppo.gamma=0.9"]
+    more = [
+        "--global-preset",
+        "tiny",
+        "--steps",
+        "500",
+        "--world-model-time",
+        "90s",
+        "--options",
+        "ppo.gamma=0.9",
+    ]
     assert main(["experiment", "pusht_easy", *more]) == 0
     plain, given = settings
-    assert (plain.global_preset, plain.steps) == ("medium", 40_000)
-    assert (given.global_preset, given.steps) == ("tiny", 500)
-    for name, expected in (("fog", (16, 1, 24)), ("ppo", (16, 1, 24))):
+    assert (plain.global_preset, plain.steps, plain.world_model_s) == ("medium", 60_000, 2700.0)
+    assert (given.global_preset, given.steps, given.world_model_s) == ("tiny", 500, 90.0)
+    for name, expected in (("fog", (64, 1, 24)), ("ppo", (64, 1, 24))):
         config = configuration(name, plain.options, seed=0)
         assert (config.environments, config.sampling_steps, config.imagined_episode) == expected
-    assert configuration("fog", plain.options, seed=0).actor_passes == 4
+    assert configuration("fog", plain.options, seed=0).actor_passes == 2
     gammas = [configuration("ppo", s.options, seed=0).gamma for s in settings]
-    assert gammas == [0.97, 0.9]
+    assert gammas == [0.95, 0.9]
 
 
 def test_other_tasks_are_as_the_methods_are(settings: list[ExperimentSettings]) -> None:
@@ -59,7 +68,7 @@ def test_other_tasks_are_as_the_methods_are(settings: list[ExperimentSettings]) 
 
 
 def test_everything_that_is_set_is_known() -> None:
-    """To the methods, and to the command that trains the global model."""
+    """To the methods, and to the commands that train the world models."""
     found = found_good(find_task("pusht_easy"))
     for name in METHODS:
         configuration(name, found.options, seed=0)
@@ -68,9 +77,12 @@ def test_everything_that_is_set_is_known() -> None:
     train = tyro.cli(Train, args=given, config=plain)
     assert isinstance(train.what, TrainGlobal)
     assert (train.what.moving_windows, train.what.batch_size) == (0.6, 16)
+    train = tyro.cli(Train, args=["local", "store", "out", *found.local_options], config=plain)
+    assert isinstance(train.what, TrainLocal)
+    assert train.what.reward_std == 0.03
 
 
-def test_the_global_model_is_trained_so_and_the_local_one_is_not(
+def test_each_world_model_is_trained_with_its_own_options(
     long_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands: dict[str, Any] = {}
@@ -81,19 +93,24 @@ def test_the_global_model_is_trained_so_and_the_local_one_is_not(
 
     monkeypatch.setattr(experiment_sources, "run_side_by_side", run)
     settings = ExperimentSettings(
-        store=long_store.path, global_preset="medium", global_options=("--moving-windows", "0.6")
+        store=long_store.path,
+        global_preset="medium",
+        global_options=("--moving-windows", "0.6"),
+        local_options=("--reward-std", "0.03"),
     )
     experiment_sources.make_sources(long_store.task, settings, tmp_path, Console(quiet=True))
     world, local = commands["global model"], commands["local model"]
     assert world[world.index("--preset") + 1] == "medium"
     assert world[world.index("--moving-windows") + 1] == "0.6"
-    assert "--moving-windows" not in local
+    assert "--moving-windows" not in local and "--reward-std" not in world
+    assert local[local.index("--reward-std") + 1] == "0.03"
 
 
 def test_an_experiment_of_before_is_gone_on_with(tmp_path: Path) -> None:
     """Its note says nothing of further options, and it had none."""
     now = ExperimentSettings().to_dict()
-    before = {key: value for key, value in now.items() if key != "global_options"}
+    later = ("global_options", "local_options")
+    before = {key: value for key, value in now.items() if key not in later}
     (tmp_path / "settings.json").write_text(json.dumps(before))
     require_same(tmp_path, "settings", now)
     with pytest.raises(FogError, match="global_options was"):
