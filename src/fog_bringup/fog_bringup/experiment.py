@@ -49,6 +49,7 @@ from fog_world_model.training.checkpoint import (
 from fog_world_model.training.interruption import stop_on_signal
 from fog_world_model.training.processes import device_of
 from fog_world_model.training.progress import progress_bar
+from fog_world_model.training.training_cost import training_cost
 
 _WRITE_EVERY_S = 60.0
 """Least time between two pages while there is more to learn."""
@@ -283,14 +284,21 @@ class Experiment:
                 replace_file(folder / f"{name}.json", json.dumps(figures, indent=1) + "\n")
 
     def _world_models(self, sources: Sources) -> dict[str, Any]:
-        """What the world models cost: it is shown beside what the policies cost."""
+        """What the world models cost: it is shown beside what the policies cost.
+
+        A model that started from another's weights has cost what that one did, too.
+        """
         found: dict[str, Any] = {
             "data": {"transitions": sources.store.transitions, "hash": sources.store.data_hash}
         }
         for kind, path in (("global", sources.global_model), ("local", sources.local_model)):
             manifest = open_checkpoint(path, kind, self.task).manifest
-            keys = ("preset", "step", "seconds", "commit", "dirty")
-            found[kind] = {key: manifest.get(key) for key in keys}
+            cost = training_cost(manifest)
+            found[kind] = {
+                **{key: manifest.get(key) for key in ("preset", "commit", "dirty")},
+                "step": cost.steps,
+                "seconds": cost.seconds,
+            }
         return found
 
 

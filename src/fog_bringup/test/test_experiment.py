@@ -66,7 +66,8 @@ def folder(task: TaskConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
         store = writer.finish(validation_fraction=0.3, report={})
     loop = LoopConfig(max_steps=1, batch_size=2, device="cpu", threads=1)
-    train_global(store, folder / "global", loop, preset="tiny")
+    train_global(store, folder / "first", loop, preset="tiny")
+    train_global(store, folder / "global", loop, start_from=folder / "first")
     train_local(store, folder / "local", loop, preset="tiny", window=5)
     return folder
 
@@ -116,9 +117,13 @@ def test_results(out: Path, folder: Path, task: TaskConfig) -> None:
         assert bundle.manifest["method"] == name
         assert not (out / "runs" / f"{name}_0" / "policy").exists()
     models = results["world_models"]
-    for kind in ("global", "local"):
-        manifest = json.loads((folder / kind / "manifest.json").read_text())
-        assert models[kind]["seconds"] == manifest["seconds"]
+    # The global model has cost what the one did that it started from, too.
+    for kind, runs in (("global", ("first", "global")), ("local", ("local",))):
+        spent = [
+            json.loads((folder / run / "manifest.json").read_text())["seconds"] for run in runs
+        ]
+        assert models[kind]["seconds"] == pytest.approx(sum(spent))
+        assert models[kind]["step"] == len(runs)
     assert models["data"]["hash"] == EpisodeStore(folder / "store").data_hash
     assert {c["against"] for c in results["comparisons"]} == {"ppo", "local", "bc"}
     assert "bc" not in {

@@ -30,6 +30,7 @@ from fog_world_model.evaluation.horizon_errors import (
 from fog_world_model.global_model.global_model import GlobalModel
 from fog_world_model.training.checkpoint import Checkpoint, versions
 from fog_world_model.training.train_world_models import load_global, load_local
+from fog_world_model.training.training_cost import training_cost
 
 FORMAT = 1
 LEVEL = 0.95
@@ -143,28 +144,16 @@ def evaluate_global(
 
 
 def training(checkpoint: Checkpoint, store: EpisodeStore) -> dict[str, Any]:
-    """What a model's figures cost, as its manifest tells; None for what it does not.
-
-    A model that started from another's weights has cost what that one did, too.
-    """
+    """What a model's figures cost, as its manifest tells; None for what it does not."""
     manifest = checkpoint.manifest
-    loop = manifest.get("loop") or {}
-    steps, batch = manifest.get("step"), loop.get("batch_size")
-    own = steps * batch if steps is not None and batch is not None else None
-    before, cost = manifest.get("started_from"), [(manifest.get("seconds"), steps, own)]
-    while before:
-        cost.append(tuple(before.get(key) for key in ("seconds", "step", "samples")))
-        before = before.get("started_from")
-    seconds, steps, samples = (
-        None if None in column else sum(column) for column in zip(*cost, strict=True)
-    )
+    loop, cost = manifest.get("loop") or {}, training_cost(manifest)
     return {
         "checkpoint": str(checkpoint.path),
         "preset": manifest.get("preset"),
-        "seconds": seconds,
-        "steps": steps,
-        "samples": samples,
-        "runs": len(cost),
+        "seconds": cost.seconds,
+        "steps": cost.steps,
+        "samples": cost.samples,
+        "runs": cost.runs,
         "device": manifest.get("device", loop.get("device")),
         "commit": manifest.get("commit"),
         "data_hash": manifest.get("data_hash"),
