@@ -63,7 +63,7 @@ def networks(checkpoint: Checkpoint) -> tuple[LocalModel, Actor]:
     local = LocalModel(LocalModelConfig(**checkpoint.manifest["local_config"]))
     actor = Actor(ActorCriticConfig(**checkpoint.manifest["actor_critic"]))
     checkpoint.load_into(local, "local")
-    checkpoint.load_into(actor, "actor")
+    checkpoint.load_into(actor, "average")  # of the actor: what is deployed
     return local.eval(), actor.eval()
 
 
