@@ -133,7 +133,7 @@ def test_without_a_local_model_there_has_to_be_a_policy_that_has_one(
     assert main(ARGUMENTS[:-2]) == 2
     assert "--local-model: not given; name the local model, or" in capsys.readouterr().err
     assert main([*ARGUMENTS[:-2], "--start-from", str(tmp_path / "nothing")]) == 2
-    assert "nothing: has no manifest.json" in capsys.readouterr().err
+    assert "nothing: no such folder, and no shipped policy of that name" in capsys.readouterr().err
     assert called == []
 
 
