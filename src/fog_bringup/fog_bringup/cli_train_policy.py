@@ -6,18 +6,15 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
 from fog_bringup.training_options import Training, seconds
 from fog_bringup.worlds import find_part
-from fog_policy.fog_config import CRITIC_FIRST, FogConfig
+from fog_policy.fog_config import FogConfig
 from fog_world_model.errors import FogError
-
-if TYPE_CHECKING:
-    from fog_policy.policy_training import PolicyLoopConfig, PolicyResult
 
 _DEFAULT = FogConfig()
 _OF_FOG = ("environments", "horizon", "imagined_episode", "contexts", "context_within",
@@ -111,6 +108,7 @@ class TrainPolicy(Training):
 
     def run(self) -> int:
         """Train, and export the bundle."""
+        from fog_policy.methods import Sources
         from fog_policy.policy_training import PolicyLoopConfig
         from fog_policy.train_policy import train_policy
         from fog_world_model.data.episodes import EpisodeStore
@@ -123,22 +121,18 @@ class TrainPolicy(Training):
         )
         bundle = self.output.with_name(self.output.name + ".bundle")
         local_model = self._local_model(bundle)
-        if self.method == "fog":
-            config = self._config()
-            store = EpisodeStore(find_part(self.store, "episodes"), images=self.images)
-            result = train_policy(
-                store,
-                find_part(self.global_model, "global"),
-                local_model,
-                self.output,
-                bundle,
-                config,
-                loop,
-                start_from=self.start_from,
-                resume=self.resume,
-            )
-        else:
-            result = self._train_baseline(loop, bundle, local_model)
+        config = self._config()
+        store = EpisodeStore(find_part(self.store, "episodes"), images=self.images)
+        result = train_policy(
+            self.method,
+            Sources(store, find_part(self.global_model, "global"), local_model),
+            config,
+            loop,
+            self.output,
+            bundle,
+            start_from=self.start_from,
+            resume=self.resume,
+        )
         print(f"{bundle}: {result.updates} updates, {result.imagined_steps} imagined steps")
         return 130 if result.interrupted else 0
 
@@ -168,88 +162,55 @@ class TrainPolicy(Training):
 
         return own_local_model(start)
 
-    def _config(self) -> FogConfig:
-        """The settings of fog.
+    def _config(self) -> Any:
+        """The settings of the method.
 
         Raises:
             FogError: One cannot be, is given twice, or is of another method.
         """
-        from fog_bringup.experiment_methods import settings
+        from fog_bringup.method_options import configuration
 
-        self._require_own_options()
-        own = settings("fog", self.options)
-        if twice := [name for name in own if name in _OF_FOG]:
-            name = twice[0]
-            raise FogError(
-                f"--options fog.{name}: has an option of its own; give --{name.replace('_', '-')}"
-            )
-        first, last = horizons(self.horizon)
-        critic_first = CRITIC_FIRST if self.start_from is not None else 0
-        return FogConfig(
-            **{"horizon_end": last if last != first else 0, **own},
-            environments=self.environments,
-            horizon=first,
-            imagined_episode=self.imagined_episode,
-            contexts=self.contexts,
-            context_within=self.context_within,
-            sampling_steps=self.sampling_steps,
-            precision=self.precision,
-            gamma=self.gamma,
-            actor_passes=self.actor_passes,
-            entropy_target=self.entropy_target,
-            sample_prior=self.sample_prior,
-            local_share=self.local_share,
-            refresh_steps=self.refresh_steps,
-            buffer_steps=self.buffer_steps,
-            critic_first=critic_first if self.critic_first is None else self.critic_first,
-            check_every=self.check_every,
-            seed=self.seed,
-            device=self.device,
-            threads=self.threads,
-        )
-
-    def _require_own_options(self) -> None:
-        """Check that all ``--options`` are of the method.
-
-        Raises:
-            FogError: One is not.
-        """
         for option in self.options:
             if not option.startswith(f"{self.method}."):
                 raise FogError(
                     f"--options {option}: expected {self.method}.SETTING=VALUE, for that is the "
                     "--method"
                 )
+        return configuration(
+            self.method,
+            self.options,
+            seed=self.seed,
+            device=self.device,
+            threads=self.threads,
+            started=self.start_from is not None,
+            given=self._of_fog(),
+        )
 
-    def _train_baseline(
-        self, loop: PolicyLoopConfig, bundle: Path, local_model: Path
-    ) -> PolicyResult:
-        """Train by another method, and export the bundle.
+    def _of_fog(self) -> dict[str, Any]:
+        """The settings of fog that have an option of their own, by field; none of a baseline.
 
         Raises:
-            FogError: A setting is not the method's, an artefact does not fit, or training cannot
-                go on.
+            FogError: One is given twice, or is given and the method is another.
         """
-        from fog_bringup.experiment_methods import Sources, configuration, make_learner
-        from fog_policy.bundle import export_bundle
-        from fog_policy.policy_training import train_learner
-        from fog_world_model.data.episodes import EpisodeStore
+        from fog_bringup.method_options import settings
 
-        defaults = {f.name: f.default for f in dataclasses.fields(type(self))}
-        for name in _OF_FOG:
-            if (value := getattr(self, name)) != defaults[name]:
-                raise FogError(
-                    f"--{name.replace('_', '-')} {value}: a setting of fog; --method {self.method} "
-                    f"is given its own as --options {self.method}.{name}=VALUE, if it has that one"
-                )
-        self._require_own_options()
-        config = configuration(
-            self.method, self.options, seed=self.seed, device=self.device, threads=self.threads,
-            started=self.start_from is not None,
-        )  # fmt: skip
-        store = EpisodeStore(find_part(self.store, "episodes"), images=self.images)
-        sources = Sources(store, find_part(self.global_model, "global"), local_model)
-        learner, manifest = make_learner(self.method, sources, config, self.start_from)
-        result = train_learner(learner, loop, self.output, manifest, resume=self.resume)
-        export_bundle(self.output, bundle, store)
-        return result
+        if self.method != "fog":
+            defaults = {f.name: f.default for f in dataclasses.fields(type(self))}
+            for name in _OF_FOG:
+                if (value := getattr(self, name)) != defaults[name]:
+                    raise FogError(
+                        f"--{name.replace('_', '-')} {value}: a setting of fog; --method "
+                        f"{self.method} is given its own as --options {self.method}.{name}=VALUE, "
+                        "if it has that one"
+                    )
+            return {}
+        if twice := [name for name in settings("fog", self.options) if name in _OF_FOG]:
+            name = twice[0]
+            raise FogError(
+                f"--options fog.{name}: has an option of its own; give --{name.replace('_', '-')}"
+            )
+        first, last = horizons(self.horizon)
+        given = {name: getattr(self, name) for name in _OF_FOG}
+        if self.critic_first is None:
+            del given["critic_first"]
+        return {**given, "horizon": first, "horizon_end": last if last != first else 0}

@@ -39,7 +39,7 @@ class DriverMix:
     policy: float = 0.0
     """As a bundle would, with noise that differs per episode."""
     bundle: str = ""
-    """Folder of that bundle."""
+    """Folder of that bundle, or the name of a shipped policy."""
 
     def probabilities(self) -> dict[str, float]:
         """Mode -> probability.
@@ -70,6 +70,9 @@ class MixedDriver(Driver):
         task: Gives bounds, rate, and by its name the purpose.
         mix: Shares of the modes.
         robot: Who is driven; only a policy has to know.
+
+    Raises:
+        FogError: See :func:`make_driver`.
     """
 
     def __init__(self, task: TaskConfig, mix: DriverMix, robot: Robot | None = None) -> None:
@@ -79,12 +82,21 @@ class MixedDriver(Driver):
             "stand": StandDriver,
             "operator": make_operator_driver,
         }
-        if mix.policy and robot is not None:
+        self._probabilities = {m: p for m, p in mix.probabilities().items() if p > 0}
+        self.policy: dict[str, str] = {}
+        """Of the bundle that drives in some episodes: ``method`` and ``weights_sha256``."""
+        if mix.policy:
+            if robot is None:
+                raise FogError(
+                    f"driver mix: a share of {mix.policy:g} for a policy, but no robot whose "
+                    "pictures it could be shown; give the robot, or no share to a policy"
+                )
             # It brings PyTorch along, which no other driver needs.
             from fog_bringup.policy_driver import PolicyDriver
 
-            makers["policy"] = lambda task: PolicyDriver(task, Path(mix.bundle), robot)
-        self._probabilities = {m: p for m, p in mix.probabilities().items() if p > 0}
+            policy = PolicyDriver(task, Path(mix.bundle), robot)
+            self.policy = policy.origin
+            makers["policy"] = lambda task: policy
         self._drivers: dict[str, Driver] = {m: makers[m](task) for m in self._probabilities}
         self.mode = ""
         """How this episode is driven: ``seek``, ``random``, ``stand``, ``operator``, ``policy``."""
@@ -114,6 +126,6 @@ def make_driver(
 
     Raises:
         FogError: The mix is impossible, or it wants to seek or an operator and the task has no such
-            driver, or the policy's bundle does not fit.
+            driver, or a policy and there is no robot, or the policy's bundle does not fit.
     """
     return MixedDriver(task, mix or DriverMix(), robot)

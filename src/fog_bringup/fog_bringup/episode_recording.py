@@ -73,11 +73,11 @@ def record_share(share: Share, report: Callable[[int, int], None], stop: Stop) -
     """
     robot = make_robot(share.task, **share.robot)
     driver = make_driver(share.task, share.mix, robot)
+    # Not where the bundle lies on this machine, but which one it is.
+    mix = {**asdict(share.mix), "bundle": driver.policy}
     custom = {
         **task_custom_data(share.task),
-        "fog_collect": json.dumps(
-            {"seed": share.seed, "first_episode": share.first, "mix": asdict(share.mix)}
-        ),
+        "fog_collect": json.dumps({"seed": share.seed, "first_episode": share.first, "mix": mix}),
     }
     with BagWriter(share.path, custom, replace_part=True) as bag:
         done = written = 0

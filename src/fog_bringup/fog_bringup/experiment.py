@@ -20,23 +20,18 @@ from rich.console import Console
 
 from fog_bringup.benchmarks.device_name import device_name
 from fog_bringup.experiment_jobs import Job, carry_out
-from fog_bringup.experiment_methods import (
-    METHODS,
-    Sources,
-    configuration,
-    require_methods,
-    starts,
-)
 from fog_bringup.experiment_page import write_page
 from fog_bringup.experiment_run import BUNDLE, FILM, ExperimentRun, RunPlan
 from fog_bringup.experiment_settings import ExperimentSettings, require_same
 from fog_bringup.experiment_sources import fingerprints, make_sources
 from fog_bringup.experiment_verdict import comparisons, pooled, pooled_curve
 from fog_bringup.film import film_of
+from fog_bringup.method_options import configuration, starts
 from fog_bringup.progress import progress_bar as bars
 from fog_bringup.report_page import require_writable
 from fog_bringup.tasks import find_task
 from fog_bringup.zero_shot import BASELINES, FIRST_SEED, Baseline, evaluate_baseline
+from fog_policy.methods import METHODS, Sources, require_methods
 from fog_world_model.data.durable import replace_file
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fog_bringup.experiment_methods import Sources, make_learner
 from fog_bringup.experiment_run import ExperimentRun
+from fog_policy.methods import Sources
+from fog_policy.train_policy import make_learner
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.errors import FogError
 

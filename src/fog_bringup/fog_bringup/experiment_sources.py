@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fog_bringup.demo import Stages, run_side_by_side
 from fog_bringup.episode_recording import episode_seed
-from fog_bringup.experiment_methods import Sources
 from fog_bringup.experiment_settings import ExperimentSettings
 from fog_bringup.progress import progress_bar
+from fog_bringup.stages import Stages, run_side_by_side
 from fog_bringup.zero_shot import FIRST_SEED
+from fog_policy.methods import Sources
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig

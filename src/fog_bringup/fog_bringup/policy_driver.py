@@ -23,6 +23,7 @@ from fog_world_model.task import TaskConfig
 
 NOISE_LEVELS = (0.0, 0.3)
 """Each episode draws its own between these: what comes of other commands is worth knowing too."""
+_ORIGIN = ("method", "weights_sha256")
 
 
 class PolicyDriver(Driver):
@@ -41,6 +42,8 @@ class PolicyDriver(Driver):
         torch.set_num_threads(1)  # collecting runs in several processes
         loaded = load_bundle(find_bundle(bundle), task)
         local, actor = loaded.networks()
+        self.origin = {key: str(loaded.manifest.get(key, "unknown")) for key in _ORIGIN}
+        """What tells the bundle from others, wherever it lies."""
         self._robot = robot
         self._controller = BatchedController(
             task, local, actor, loaded.checkpoint.normalisation, robots=1

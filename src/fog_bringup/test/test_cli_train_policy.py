@@ -13,6 +13,7 @@ import fog_world_model.data.episodes
 from fog_bringup.cli import main
 from fog_bringup.cli_train_policy import horizons
 from fog_policy.fog_config import FogConfig
+from fog_policy.methods import Sources
 from fog_policy.policy_training import PolicyLoopConfig
 from fog_world_model.errors import FogError
 
@@ -52,8 +53,8 @@ def test_defaults_are_those_of_the_settings(
     assert main(ARGUMENTS) == 0
     assert called == [
         (
-            Path("store"), Path("g"), Path("l"), Path("out"), Path("out.bundle"), FogConfig(),
-            PolicyLoopConfig(time_budget_s=360.0), None, False,
+            "fog", Sources(Path("store"), Path("g"), Path("l")), FogConfig(),
+            PolicyLoopConfig(time_budget_s=360.0), Path("out"), Path("out.bundle"), None, False,
         )
     ]  # fmt: skip
     assert capsys.readouterr().out == "out.bundle: 3 updates, 48 imagined steps\n"
@@ -76,8 +77,22 @@ def test_options_reach_their_settings_and_an_interrupted_run_says_so(
     )  # fmt: skip
     assert status == 130
     expected = {name.removeprefix("--").replace("-", "_"): v for name, v in options.items()}
-    assert called[1][5] == FogConfig(horizon=16, horizon_end=32, sample_prior=True, **expected)
-    assert called[1][6:] == (PolicyLoopConfig(7200.0, 7, 1000, 300.0), None, True)
+    _, _, config, loop, *_, start_from, resume = called[1]
+    assert config == FogConfig(horizon=16, horizon_end=32, sample_prior=True, **expected)
+    assert loop == PolicyLoopConfig(7200.0, 7, 1000, 300.0)
+    assert start_from is None and resume
+
+
+def test_a_setting_with_an_option_of_its_own_and_others(
+    called: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is set both ways is refused; what cannot be is set with --options."""
+    others = ["--options", "fog.horizon_end=24", "fog.actor_rate=1e-4"]
+    assert main([*ARGUMENTS, *others]) == 0
+    assert called[0][2] == FogConfig(horizon_end=24, actor_rate=1e-4)
+    assert main([*ARGUMENTS, "--options", "fog.gamma=0.9"]) == 2
+    assert "fog.gamma: has an option of its own; give --gamma" in capsys.readouterr().err
+    assert len(called) == 1
 
 
 def test_a_run_that_starts_from_a_policy_gives_the_critic_a_lead(
@@ -86,8 +101,8 @@ def test_a_run_that_starts_from_a_policy_gives_the_critic_a_lead(
     assert main([*ARGUMENTS, "--start-from", "b"]) == 0
     assert main([*ARGUMENTS, "--start-from", "b", "--critic-first", "3"]) == 130
     for call, updates in zip(called, (20, 3), strict=True):
-        assert call[5] == FogConfig(critic_first=updates)
-        assert call[7] == Path("b")
+        assert call[2] == FogConfig(critic_first=updates)
+        assert call[6] == Path("b")
 
 
 @pytest.mark.parametrize(
@@ -118,15 +133,16 @@ def test_without_a_local_model_there_has_to_be_a_policy_that_has_one(
     assert main(ARGUMENTS[:-2]) == 2
     assert "--local-model: not given; name the local model, or" in capsys.readouterr().err
     assert main([*ARGUMENTS[:-2], "--start-from", str(tmp_path / "nothing")]) == 2
-    assert "nothing: has no manifest.json" in capsys.readouterr().err
+    assert "nothing: no such folder, and no shipped policy of that name" in capsys.readouterr().err
     assert called == []
 
 
 def test_a_shipped_world_is_meant_by_its_name(called: list[tuple[Any, ...]]) -> None:
     arguments = ["train", "policy", "pusht", "out", "--global-model", "pusht"]
     assert main([*arguments, "--local-model", "pusht"]) == 0
-    (store, world, local, output, *_) = called[0]
-    assert [p.parts[-2:] for p in (store, world, local)] == [
+    _, sources, _, _, output, *_ = called[0]
+    places = (sources.store, sources.global_model, sources.local_model)
+    assert [p.parts[-2:] for p in places] == [
         ("pusht", "episodes"),
         ("pusht", "global"),
         ("pusht", "local"),

@@ -17,12 +17,13 @@ from PIL import Image
 from fog_bringup import experiment_jobs as module
 from fog_bringup.cli import main
 from fog_bringup.experiment_jobs import Job
-from fog_bringup.experiment_methods import Sources, configuration, require_methods
 from fog_bringup.experiment_run import ExperimentRun, RunPlan
 from fog_bringup.experiment_verdict import interval, success
+from fog_bringup.method_options import configuration
 from fog_bringup.tasks import find_task
 from fog_bringup.zero_shot import FIRST_SEED
 from fog_policy.bundle import load_bundle
+from fog_policy.methods import Sources, require_methods
 from fog_world_model.data.episodes import Episode, EpisodeStore, EpisodeWriter, Normalisation
 from fog_world_model.task import TaskConfig
 from fog_world_model.training.loop import LoopConfig

@@ -15,9 +15,10 @@ from fog_bringup import experiment_sources
 from fog_bringup.cli import main
 from fog_bringup.cli_training import Train, TrainGlobal, TrainLocal
 from fog_bringup.experiment_defaults import FoundGood, found_good
-from fog_bringup.experiment_methods import METHODS, configuration
 from fog_bringup.experiment_settings import ExperimentSettings, require_same
+from fog_bringup.method_options import configuration
 from fog_bringup.tasks import find_task
+from fog_policy.methods import METHODS
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.errors import FogError
 

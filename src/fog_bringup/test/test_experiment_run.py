@@ -40,8 +40,7 @@ class Drifting:
 
     def __init__(self, task: TaskConfig, seed: int = 0) -> None:
         torch.manual_seed(seed)
-        sizes = {"height": 32, "width": 32, "action_size": 2, "proprioception_size": 2}
-        self.local_model = LocalModel(LocalModelConfig(**sizes, **PRESETS["tiny"]))
+        self.local_model = LocalModel(LocalModelConfig(**task.sizes, **PRESETS["tiny"]))
         self.actor = Actor(ActorCriticConfig(self.local_model.features_size, 2, hidden=8))
         self.generator = torch.Generator().manual_seed(seed)
         self.imagined_steps = 0

@@ -41,16 +41,7 @@ def _one_thread() -> Iterator[None]:
 def model(store: EpisodeStore) -> GlobalModel:
     """Untrained, with random weights everywhere: a new model predicts no change at all."""
     torch.manual_seed(0)
-    task = store.task
-    model = GlobalModel(
-        preset(
-            "tiny",
-            height=task.image.height,
-            width=task.image.width,
-            action_size=task.action_size,
-            proprioception_size=task.proprioception_size,
-        )
-    )
+    model = GlobalModel(preset("tiny", **store.task.sizes))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import shutil
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from fog_bringup import policy_driver
 from fog_bringup.benchmarks.benchmark_policy import write_untrained
@@ -105,3 +109,25 @@ def test_what_the_user_can_put_right(task: TaskConfig, bundle: Path) -> None:
     with pytest.raises(FogError, match="another"):
         make_driver(other, dataclasses.replace(mix, bundle=str(bundle)), robot)
     robot.close()
+    with pytest.raises(FogError, match=r"a share of 0\.5 for a policy, but no robot whose pict"):
+        make_driver(task, dataclasses.replace(mix, bundle=str(bundle)))
+
+
+def test_the_bag_names_the_bundle_by_its_weights(
+    task: TaskConfig, bundle: Path, tmp_path: Path
+) -> None:
+    """The same wherever it lies, and nothing of where that is."""
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(bundle, moved)
+    manifest = json.loads((moved / "manifest.json").read_text())
+    (moved / "manifest.json").write_text(json.dumps({**manifest, "method": "fog"}))
+    mix = DriverMix(0.0, 0.0, 0.0, policy=1.0, bundle=str(moved))
+    for name, chosen in (("bag", mix), ("plain", DriverMix())):
+        collect(task, tmp_path / name, CollectConfig(episodes=1, mix=chosen))
+    texts = [(tmp_path / name / "metadata.yaml").read_text() for name in ("bag", "plain")]
+    information = [yaml.safe_load(text)["rosbag2_bagfile_information"] for text in texts]
+    found, other = (json.loads(i["custom_data"]["fog_collect"])["mix"] for i in information)
+    sha256 = hashlib.sha256((bundle / "weights.safetensors").read_bytes()).hexdigest()
+    assert found["bundle"] == {"method": "fog", "weights_sha256": sha256}
+    assert (found["policy"], other["policy"], other["bundle"]) == (1.0, 0.0, {})
+    assert str(tmp_path) not in texts[0]

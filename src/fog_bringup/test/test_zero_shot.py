@@ -46,15 +46,7 @@ def task() -> TaskConfig:
 def networks(task: TaskConfig, seed: int = 0) -> tuple[LocalModel, Actor]:
     """Untrained, but with an actor that answers to what it is shown, and strongly."""
     torch.manual_seed(seed)
-    local = LocalModel(
-        LocalModelConfig(
-            height=task.image.height,
-            width=task.image.width,
-            action_size=task.action_size,
-            proprioception_size=task.proprioception_size,
-            **PRESETS["tiny"],
-        )
-    )
+    local = LocalModel(LocalModelConfig(**task.sizes, **PRESETS["tiny"]))
     actor = Actor(ActorCriticConfig(features=local.features_size, action_size=2, hidden=32))
     last = actor.body[-1]
     assert isinstance(last, torch.nn.Linear)

@@ -30,15 +30,9 @@ def sizes_misfit(task: TaskConfig, sizes: Mapping[str, Any]) -> list[str]:
         task: The bundle's task.
         sizes: The ``local_config`` of its manifest.
     """
-    expected = {
-        "height": task.image.height,
-        "width": task.image.width,
-        "action_size": task.action_size,
-        "proprioception_size": task.proprioception_size,
-    }
     return [
         f"its networks have {name} {sizes.get(name)}, but its task '{task.name}' has {value}"
-        for name, value in expected.items()
+        for name, value in task.sizes.items()
         if sizes.get(name) != value
     ]
 

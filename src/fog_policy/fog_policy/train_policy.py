@@ -1,89 +1,77 @@
-"""Train a policy from checkpoints and an episode store, and export it."""
+"""Train a policy by any of the methods, and export it."""
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 from fog_policy.bundle import export_bundle
-from fog_policy.fog_config import FogConfig
-from fog_policy.fog_trainer import FogTrainer
-from fog_policy.imagined_setup import load_contexts
+from fog_policy.learner import Learner
+from fog_policy.methods import Sources, find_method, learner_class
 from fog_policy.policy_manifest import policy_manifest
 from fog_policy.policy_training import PolicyLoopConfig, PolicyResult, train_learner
 from fog_policy.warm_start import open_start
-from fog_world_model.data.episodes import EpisodeStore
-from fog_world_model.data.windows import WindowSampler
-from fog_world_model.training.train_world_models import load_worlds
-
-Path = str | os.PathLike[str]
+from fog_world_model.training.checkpoint import open_checkpoint
+from fog_world_model.training.train_world_models import open_local
 
 
-def fog_trainer(
-    store: EpisodeStore,
-    global_checkpoint: Path,
-    local_checkpoint: Path,
-    config: FogConfig,
-    *,
-    start_from: Path | None = None,
-) -> tuple[FogTrainer, dict[str, Any]]:
-    """A trainer on checkpoints, and what its checkpoints and bundles say about themselves.
+def make_learner(
+    method: str, sources: Sources, config: Any, start_from: Path | None = None
+) -> tuple[Learner, dict[str, Any]]:
+    """A learner that has learned nothing yet, and what its checkpoints say about themselves.
 
     Args:
-        store: Contexts to start from, and recordings to keep the local model honest.
-        global_checkpoint: The global model.
-        local_checkpoint: The local model, or a policy's checkpoint that holds one.
-        config: Settings.
-        start_from: Bundle or checkpoint of the policy that it begins with; None: random weights.
+        method: Name of the method.
+        sources: What it is given.
+        config: Its configuration.
+        start_from: Bundle or checkpoint of the policy that it begins with, or the name of a shipped
+            policy; None: random weights.
 
     Raises:
-        FogError: An artefact is missing, damaged or does not fit.
+        FogError: The method is not known, or an artefact is missing, damaged or does not fit.
     """
-    (global_model, world), (local_model, local), store = load_worlds(
-        global_checkpoint, local_checkpoint, store
-    )
-    contexts = load_contexts(store, global_model, config)
-    recordings = WindowSampler(store, length=config.refresh_window + 1, seed=config.seed + 1)
-    trainer = FogTrainer(global_model, local_model, contexts, recordings, config)
+    store = sources.store
+    # First, so that the numbers drawn for its networks come before the learner's seed.
     start = None if start_from is None else open_start(start_from, store.task)
+    learner: Any = find_method(method).build(learner_class(method), sources, config)
+    world = open_checkpoint(sources.global_model, "global", store.task)
+    local = open_local(sources.local_model, store.task)
     if start is not None:
-        start.require_local(local_model, local.normalisation, local_checkpoint)
-        start.place(trainer)
-    method = "fog" if config.local_share < 1 else "local"
-    return trainer, policy_manifest(method, store, config, world, local, start)
+        start.require_local(learner.local_model, local.normalisation, sources.local_model)
+        start.place(learner)
+    if getattr(config, "local_share", 0.0) == 1:  # whatever it was asked for as
+        method = "local"
+    return learner, policy_manifest(method, store, config, world, local, start)
 
 
 def train_policy(
-    store: EpisodeStore,
-    global_checkpoint: Path,
-    local_checkpoint: Path,
+    method: str,
+    sources: Sources,
+    config: Any,
+    loop: PolicyLoopConfig,
     output: Path,
     bundle: Path,
-    config: FogConfig,
-    loop: PolicyLoopConfig,
     *,
     start_from: Path | None = None,
     resume: bool = False,
 ) -> PolicyResult:
-    """Train in imagination only and write a bundle.
+    """Train in imagination or on recordings only, and write a bundle.
 
     Args:
-        store: Contexts to start from, and recordings to keep the local model honest.
-        global_checkpoint: The global model.
-        local_checkpoint: The local model, or a policy's checkpoint that holds one.
+        method: Name of the method, see :data:`.methods.METHODS`.
+        sources: What it is given.
+        config: Its configuration.
+        loop: How long to train.
         output: Folder of the policy's checkpoint.
         bundle: Folder of the bundle.
-        config: Settings of the update.
-        loop: How long to train.
-        start_from: Bundle or checkpoint of the policy that it begins with; None: random weights.
+        start_from: Bundle or checkpoint of the policy that it begins with, or the name of a shipped
+            policy; None: random weights.
         resume: Go on from the checkpoint in ``output``.
 
     Raises:
-        FogError: An artefact does not fit, or training cannot go on.
+        FogError: The method is not known, an artefact does not fit, or training cannot go on.
     """
-    trainer, manifest = fog_trainer(
-        store, global_checkpoint, local_checkpoint, config, start_from=start_from
-    )
-    result = train_learner(trainer, loop, output, manifest, resume=resume)
-    export_bundle(output, bundle, store)
+    learner, manifest = make_learner(method, sources, config, start_from)
+    result = train_learner(learner, loop, output, manifest, resume=resume)
+    export_bundle(output, bundle, sources.store)
     return result

@@ -40,15 +40,7 @@ def write_answering(
     if preset not in PRESETS:
         raise FogError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
     torch.manual_seed(0)
-    local = LocalModel(
-        LocalModelConfig(
-            height=task.image.height,
-            width=task.image.width,
-            action_size=task.action_size,
-            proprioception_size=task.proprioception_size,
-            **PRESETS[preset],
-        )
-    )
+    local = LocalModel(LocalModelConfig(**task.sizes, **PRESETS[preset]))
     actor = Actor(ActorCriticConfig(local.features_size, task.action_size, hidden=hidden))
     last = actor.body[-1]
     assert isinstance(last, torch.nn.Linear)

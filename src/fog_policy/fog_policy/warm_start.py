@@ -136,17 +136,21 @@ def open_start(path: str | os.PathLike[str], task: TaskConfig) -> StartPolicy:
 def own_local_model(path: str | os.PathLike[str]) -> Path:
     """Where the local model of a policy to start from is, when no other one was given.
 
+    Args:
+        path: As for :func:`open_start`.
+
     Raises:
         FogError: It is a bundle, which holds only the half of it that runs on the robot, or there
             is no policy.
     """
-    if open_checkpoint(path, ("policy", "bundle")).manifest["kind"] == "bundle":
+    found = find_bundle(path)
+    if open_checkpoint(found, ("policy", "bundle")).manifest["kind"] == "bundle":
         raise FogError(
             f"--start-from {path}: a bundle holds what runs on the robot, of the local model that "
             "is not all (the reward is missing). Give the --local-model that it was trained with, "
             "or start from the policy's checkpoint, which holds it whole"
         )
-    return Path(path)
+    return found
 
 
 @torch.no_grad()

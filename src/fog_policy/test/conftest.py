@@ -114,6 +114,21 @@ def tiny_config() -> FogConfig:
 
 
 @pytest.fixture
+def tiny_ppo() -> PpoConfig:
+    """Settings of PPO in the same worlds."""
+    return PpoConfig(
+        environments=4,
+        horizon=6,
+        segment=3,
+        imagined_episode=6,
+        context=3,
+        refresh_batch=2,
+        minibatches=2,
+        device="cpu",
+    )
+
+
+@pytest.fixture
 def make_trainer(
     tiny_store: EpisodeStore, tiny_local: LocalModel
 ) -> Callable[[FogConfig, type[GlobalModel]], FogTrainer]:

@@ -26,8 +26,7 @@ def controller(task: TaskConfig, robots: int = 2, **safety: Any) -> BatchedContr
     content = task.to_dict()
     content["safety"].update(safety)
     torch.manual_seed(0)
-    sizes = {"height": 16, "width": 16, "action_size": 3, "proprioception_size": 2}
-    local = LocalModel(LocalModelConfig(**sizes, **PRESETS["tiny"]))
+    local = LocalModel(LocalModelConfig(**task.sizes, **PRESETS["tiny"]))
     actor = Actor(ActorCriticConfig(features=local.features_size, action_size=3, hidden=16))
     last = actor.body[-1]
     assert isinstance(last, torch.nn.Linear)

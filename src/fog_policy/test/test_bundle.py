@@ -16,6 +16,7 @@ import torch
 from fog_policy.actor_critic import Actor, ActorCriticConfig
 from fog_policy.bundle import add_surprise, export_bundle, load_bundle
 from fog_policy.fog_config import FogConfig
+from fog_policy.methods import Sources
 from fog_policy.policy_training import PolicyLoopConfig
 from fog_policy.recorded_surprise import surprise_of_store
 from fog_policy.recurrent_controller import TorchController
@@ -40,13 +41,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_store: EpisodeStore) -> 
     train_local(tiny_store, folder / "local", loop, preset="tiny", window=5)
     config = FogConfig(environments=3, horizon=3, context=3, refresh_batch=2, device="cpu")
     train_policy(
-        tiny_store,
-        folder / "global",
-        folder / "local",
-        folder / "policy",
-        folder / "bundle",
+        "fog",
+        Sources(tiny_store, folder / "global", folder / "local"),
         config,
         PolicyLoopConfig(max_updates=2),
+        folder / "policy",
+        folder / "bundle",
     )
     return folder
 
@@ -63,7 +63,7 @@ def networks(checkpoint: Checkpoint) -> tuple[LocalModel, Actor]:
     local = LocalModel(LocalModelConfig(**checkpoint.manifest["local_config"]))
     actor = Actor(ActorCriticConfig(**checkpoint.manifest["actor_critic"]))
     checkpoint.load_into(local, "local")
-    checkpoint.load_into(actor, "actor")
+    checkpoint.load_into(actor, "average")  # of the actor: what is deployed
     return local.eval(), actor.eval()
 
 
@@ -277,12 +277,11 @@ def test_policy_of_models_of_another_task(
     other.task = task_from_dict({**tiny_store.task.to_dict(), "name": "other"})
     with pytest.raises(FogError, match=r"global was made for task 'tiny'"):
         train_policy(
-            other,
-            runs / "global",
-            runs / "local",
-            tmp_path / "policy",
-            tmp_path / "bundle",
+            "fog",
+            Sources(other, runs / "global", runs / "local"),
             FogConfig(device="cpu"),
             PolicyLoopConfig(max_updates=1),
+            tmp_path / "policy",
+            tmp_path / "bundle",
         )
     assert list(tmp_path.iterdir()) == []

@@ -40,10 +40,9 @@ def make(
     tiny_store: EpisodeStore,
     tiny_local: LocalModel,
     tiny_config: FogConfig,
+    tiny_ppo: PpoConfig,
 ) -> Make:
     """Makes a learner of each kind, always the same one."""
-    ppo = PpoConfig(environments=4, horizon=6, segment=3, imagined_episode=6, context=3,
-                    refresh_batch=2, minibatches=2, device="cpu")  # fmt: skip
 
     def local() -> Learner:
         contexts = ContextBank.load(tiny_store, length=3, count=50, seed=0)
@@ -53,8 +52,8 @@ def make(
 
     kinds: dict[str, Make] = {
         "fog": lambda: make_trainer(tiny_config),
-        "ppo": lambda: make_ppo(ppo),
-        "ppo with a frozen local model": lambda: make_ppo(replace(ppo, refresh_steps=0)),
+        "ppo": lambda: make_ppo(tiny_ppo),
+        "ppo with a frozen local model": lambda: make_ppo(replace(tiny_ppo, refresh_steps=0)),
         "local": local,
         "bc": lambda: BehaviourCloning(
             tiny_store, tiny_local, CloningConfig(share=0.5, batch=64, device="cpu")

@@ -23,6 +23,7 @@ from fog_policy import policy_training
 from fog_policy.actor_critic import Actor
 from fog_policy.fog_config import FogConfig
 from fog_policy.fog_trainer import FogTrainer
+from fog_policy.methods import Sources
 from fog_policy.policy_training import PolicyLoopConfig, _Curve, train_learner
 from fog_policy.train_policy import train_policy
 from fog_world_model.data.episodes import EpisodeStore
@@ -127,20 +128,21 @@ def test_a_killed_run_goes_on_bit_for_bit(
 
     def train(output: Path, settings: PolicyLoopConfig, *, resume: bool) -> None:
         train_policy(
-            tiny_store, models / "global", models / "local", output,
-            output.with_suffix(".bundle"), config, settings, resume=resume,
+            "fog", Sources(tiny_store, models / "global", models / "local"), config, settings,
+            output, output.with_suffix(".bundle"), resume=resume,
         )  # fmt: skip
 
     script = (
         "import sys, torch; from pathlib import Path; torch.set_num_threads(1);"
         "from fog_policy.fog_config import FogConfig;"
+        "from fog_policy.methods import Sources;"
         "from fog_policy.policy_training import PolicyLoopConfig;"
         "from fog_policy.train_policy import train_policy;"
         "from fog_world_model.data.episodes import EpisodeStore;"
         "store, models, output = map(Path, sys.argv[1:4]); torch.manual_seed(5);"
-        "train_policy(EpisodeStore(store), models / 'global', models / 'local', output,"
-        f"output.with_suffix('.bundle'), {config!r},"
-        "PolicyLoopConfig(time_budget_s=1e9, max_updates=100000, checkpoint_every_s=0.0))"
+        "train_policy('fog', Sources(EpisodeStore(store), models / 'global', models / 'local'), "
+        f"{config!r}, PolicyLoopConfig(time_budget_s=1e9, max_updates=100000, "
+        "checkpoint_every_s=0.0), output, output.with_suffix('.bundle'))"
     )
     killed = tmp_path / "killed"
     arguments = [sys.executable, "-c", script, str(tiny_store.path), str(models), str(killed)]

@@ -24,17 +24,6 @@ from fog_world_model.errors import FogError
 from fog_world_model.global_model.global_model import GlobalModel, WorldState
 from fog_world_model.global_model.outcome import Outcome
 
-CONFIG = PpoConfig(
-    environments=4,
-    horizon=6,
-    segment=3,
-    imagined_episode=6,
-    context=3,
-    refresh_batch=2,
-    minibatches=2,
-    device="cpu",
-)
-
 
 class TwoGoals(GlobalModel):
     """Nothing ever changes; acting (0.5, -0.3, anything) is best and is worth 1."""
@@ -121,10 +110,13 @@ def seldom_ending(model: GlobalModel) -> None:
 
 
 def test_sees_what_the_decoupled_update_sees(
-    make_trainer: Callable[..., FogTrainer], make_ppo: Make, tiny_config: FogConfig
+    make_trainer: Callable[..., FogTrainer],
+    make_ppo: Make,
+    tiny_config: FogConfig,
+    tiny_ppo: PpoConfig,
 ) -> None:
     """Observations, rewards, ends and starts of six segments, bit for bit; first weights too."""
-    fog, ppo = make_trainer(tiny_config), make_ppo(CONFIG)
+    fog, ppo = make_trainer(tiny_config), make_ppo(tiny_ppo)
     seldom_ending(fog.env.model)
     seldom_ending(ppo.env.model)
     for left, right in ((fog.actor, ppo.actor), (fog.critic, ppo.critic)):
@@ -156,9 +148,11 @@ def test_sees_what_the_decoupled_update_sees(
     assert due > 3, "and environments that were due"
 
 
-def test_returns_are_those_of_td_lambda(make_ppo: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_returns_are_those_of_td_lambda(
+    make_ppo: Make, monkeypatch: pytest.MonkeyPatch, tiny_ppo: PpoConfig
+) -> None:
     """Also where an episode was left: there the value of where it was left is the rest."""
-    made = make_ppo(replace(CONFIG, horizon=12))
+    made = make_ppo(replace(tiny_ppo, horizon=12))
     seldom_ending(made.env.model)
     critic, step = copy.deepcopy(made.critic), made.worlds.step
     seen: list[dict[str, Tensor]] = []
@@ -178,17 +172,17 @@ def test_returns_are_those_of_td_lambda(make_ppo: Make, monkeypatch: pytest.Monk
     )
     assert float(left.sum()) > 0
     assert float(ends.sum()) > 0
-    gamma = CONFIG.gamma
+    gamma = tiny_ppo.gamma
     expected = td_lambda(
         rewards + gamma * left * values, ends + left, values,
-        gamma=gamma, lambda_=CONFIG.lambda_,
+        gamma=gamma, lambda_=tiny_ppo.lambda_,
     )  # fmt: skip
     torch.testing.assert_close(made.ppo.storage.returns.squeeze(-1), expected)
 
 
-def test_finds_what_is_best(make_ppo: Make) -> None:
+def test_finds_what_is_best(make_ppo: Make, tiny_ppo: PpoConfig) -> None:
     made = make_ppo(
-        replace(CONFIG, environments=64, horizon=4, segment=4, gamma=0.5, refresh_steps=0),
+        replace(tiny_ppo, environments=64, horizon=4, segment=4, gamma=0.5, refresh_steps=0),
         TwoGoals,
     )
     rewards = [made.update()["reward"] for _ in range(30)]
@@ -200,18 +194,20 @@ def test_finds_what_is_best(make_ppo: Make) -> None:
     assert abs(float(action[1]) + 0.3) < 0.15
 
 
-def test_options_reach_rsl_rl(make_ppo: Make) -> None:
-    made = make_ppo(replace(CONFIG, clip_value=True, schedule="adaptive", target_kl=0.02, clip=0.3))
+def test_options_reach_rsl_rl(make_ppo: Make, tiny_ppo: PpoConfig) -> None:
+    made = make_ppo(
+        replace(tiny_ppo, clip_value=True, schedule="adaptive", target_kl=0.02, clip=0.3)
+    )
     ppo = made.ppo
     assert (ppo.use_clipped_value_loss, ppo.schedule, ppo.desired_kl) == (True, "adaptive", 0.02)
     assert (ppo.clip_param, ppo.gamma, ppo.lam) == (0.3, 0.99, 0.95)
     rates = {made.update()["learning_rate"] for _ in range(2)}
-    assert rates != {CONFIG.learning_rate}
+    assert rates != {tiny_ppo.learning_rate}
 
 
-def test_an_update_touches_what_it_should(make_ppo: Make) -> None:
+def test_an_update_touches_what_it_should(make_ppo: Make, tiny_ppo: PpoConfig) -> None:
     for steps in (0, 1):
-        made = make_ppo(replace(CONFIG, refresh_steps=steps))
+        made = make_ppo(replace(tiny_ppo, refresh_steps=steps))
         parts = {"actor": made.actor, "critic": made.critic, "local": made.local_model,
                  "global": made.env.model}  # fmt: skip
         before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
@@ -228,8 +224,8 @@ def test_an_update_touches_what_it_should(make_ppo: Make) -> None:
         assert ("local_loss" in log) == bool(steps)
 
 
-def test_a_reward_that_is_not_finite_stops(make_ppo: Make) -> None:
-    made = make_ppo(CONFIG, NotANumber)
+def test_a_reward_that_is_not_finite_stops(make_ppo: Make, tiny_ppo: PpoConfig) -> None:
+    made = make_ppo(tiny_ppo, NotANumber)
     before = copy.deepcopy(made.actor.state_dict())
     with pytest.raises(
         FogError, match=r"^update 0: the global model's reward is not finite at step 0.* 1 of 4"
@@ -238,9 +234,9 @@ def test_a_reward_that_is_not_finite_stops(make_ppo: Make) -> None:
     assert all(torch.equal(before[k], v) for k, v in made.actor.state_dict().items())
 
 
-def test_a_gradient_that_is_not_finite_stops(make_ppo: Make) -> None:
+def test_a_gradient_that_is_not_finite_stops(make_ppo: Make, tiny_ppo: PpoConfig) -> None:
     """Before it reaches the weights, and the setting that helps is named and exists."""
-    made = make_ppo(CONFIG)
+    made = make_ppo(tiny_ppo)
     first = next(made.critic.parameters())
     first.register_hook(lambda gradient: gradient * float("inf"))
     before = copy.deepcopy(made.actor.state_dict())
@@ -249,7 +245,7 @@ def test_a_gradient_that_is_not_finite_stops(make_ppo: Make) -> None:
     ):
         made.update()
     assert all(torch.equal(before[k], v) for k, v in made.actor.state_dict().items())
-    assert hasattr(CONFIG, "learning_rate")
+    assert hasattr(tiny_ppo, "learning_rate")
 
 
 def test_settings_that_cannot_be() -> None:

@@ -27,13 +27,7 @@ from fog_world_model.task import TaskConfig
 
 def untrained(task: TaskConfig, folder: Path) -> Bundle:
     torch.manual_seed(3)
-    config = LocalModelConfig(
-        height=task.image.height,
-        width=task.image.width,
-        action_size=task.action_size,
-        proprioception_size=task.proprioception_size,
-        **PRESETS["tiny"],
-    )
+    config = LocalModelConfig(**task.sizes, **PRESETS["tiny"])
     local = LocalModel(config)
     sizes = ActorCriticConfig(features=local.features_size, action_size=task.action_size, hidden=16)
     actor = Actor(sizes)

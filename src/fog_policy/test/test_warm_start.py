@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,9 +34,6 @@ from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import LocalModel
 from fog_world_model.training.train_world_models import load_local
 
-PPO = PpoConfig(environments=4, horizon=6, segment=3, imagined_episode=6, context=3,
-                refresh_batch=2, minibatches=2, device="cpu")  # fmt: skip
-
 
 @pytest.fixture
 def cloned(
@@ -57,6 +55,7 @@ def make(
     tiny_store: EpisodeStore,
     tiny_local: LocalModel,
     tiny_config: FogConfig,
+    tiny_ppo: PpoConfig,
 ) -> Callable[[int], Any]:
     """Makes a learner of each kind that can start from a policy, given ``critic_first``."""
 
@@ -71,7 +70,7 @@ def make(
         "fog, four passes": lambda first: make_trainer(
             replace(tiny_config, critic_first=first, actor_passes=4)
         ),
-        "ppo": lambda first: make_ppo(replace(PPO, critic_first=first)),
+        "ppo": lambda first: make_ppo(replace(tiny_ppo, critic_first=first)),
         "local": local,
     }[request.param]
 
@@ -159,11 +158,13 @@ def test_only_the_critic_learns_at_first(make: Callable[[int], Any]) -> None:
     assert not same(before["actor"], weights(learner.actor))
 
 
-def test_the_schedule_of_ppo_is_left_alone_meanwhile(make_ppo: Callable[..., PpoLearner]) -> None:
+def test_the_schedule_of_ppo_is_left_alone_meanwhile(
+    make_ppo: Callable[..., PpoLearner], tiny_ppo: PpoConfig
+) -> None:
     """Two policies that differ by rounding are closer than any KL that is wanted."""
-    learner = make_ppo(replace(PPO, critic_first=2, schedule="adaptive"))
+    learner = make_ppo(replace(tiny_ppo, critic_first=2, schedule="adaptive"))
     learner.update()
-    assert learner.update()["learning_rate"] == PPO.learning_rate
+    assert learner.update()["learning_rate"] == tiny_ppo.learning_rate
 
 
 def test_what_is_seen_does_not_depend_on_who_learns(
@@ -248,6 +249,19 @@ def test_going_on_from_a_refreshed_local_model(
     assert own_local_model(path) == path
     with pytest.raises(FogError, match=r"--start-from .*: a bundle holds what runs on the robot"):
         own_local_model(tmp_path / "policy.bundle")
+
+
+def test_a_shipped_policy_has_no_local_model_to_go_on_with(
+    tmp_path: Path, cloned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked up by its name, as :func:`open_start` does."""
+    policies = tmp_path / "prefix" / "share" / "fog_bringup" / "policies"
+    shutil.copytree(cloned, policies / "waits")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "prefix"))
+    with pytest.raises(FogError, match=r"^--start-from waits: a bundle holds what runs on the"):
+        own_local_model("waits")
+    with pytest.raises(FogError, match=r"no shipped policy of that name; known are .*waits"):
+        own_local_model("runs")
 
 
 def test_another_architecture_is_refused(

@@ -184,6 +184,16 @@ class TaskConfig:
         """Number of proprioceptive fields over all topics, in the order of the file."""
         return sum(len(stream.fields) for stream in self.proprioception)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes of what a model sees and does, by their names in the models' configurations."""
+        return {
+            "height": self.image.height,
+            "width": self.image.width,
+            "action_size": self.action_size,
+            "proprioception_size": self.proprioception_size,
+        }
+
     def streams(self) -> tuple[StreamConfig, ...]:
         """Every numeric stream that episodes are built from, the action's included."""
         action = StreamConfig(

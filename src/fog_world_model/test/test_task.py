@@ -252,6 +252,13 @@ def test_physical_units_and_back(tiny_task: TaskConfig) -> None:
 def test_derived_sizes(tiny_task: TaskConfig) -> None:
     assert tiny_task.period_ns == 200_000_000
     assert (tiny_task.action_size, tiny_task.proprioception_size) == (2, 2)
+    wide = dataclasses.replace(tiny_task.image, width=24)
+    assert dataclasses.replace(tiny_task, image=wide).sizes == {
+        "height": 16,
+        "width": 24,
+        "action_size": 2,
+        "proprioception_size": 2,
+    }
     assert tiny_task.topics() == {
         "/camera/image_raw": "sensor_msgs/msg/Image",
         "/camera/camera_info": "sensor_msgs/msg/CameraInfo",

@@ -74,22 +74,13 @@ def measure(
     }
 
 
-def _sizes(task: TaskConfig) -> dict[str, int]:
-    return {
-        "height": task.image.height,
-        "width": task.image.width,
-        "action_size": task.action_size,
-        "proprioception_size": task.proprioception_size,
-    }
-
-
 def _global(name: str, task: TaskConfig) -> tuple[GlobalModel, int]:
-    model = GlobalModel(global_model.preset(name, **_sizes(task)))
+    model = GlobalModel(global_model.preset(name, **task.sizes))
     return model, model.context_frames + 2
 
 
 def _local(name: str, task: TaskConfig) -> tuple[LocalModel, int]:
-    config = LocalModelConfig(**_sizes(task), **local_model.PRESETS[name])
+    config = LocalModelConfig(**task.sizes, **local_model.PRESETS[name])
     return LocalModel(config), LOCAL_WINDOW
 
 

@@ -72,7 +72,7 @@ def train_global(
         preset = preset or "small"
         if preset not in presets.PRESETS:
             raise FogError(f"--preset {preset}: known are {', '.join(presets.PRESETS)}")
-        config = global_model.preset(preset, **_sizes(store.task))
+        config = global_model.preset(preset, **store.task.sizes)
     config = (changes or GlobalChanges()).apply(config)
     if parent and before:
         _require_outputs(parent, before, config)
@@ -144,7 +144,7 @@ def train_local(
         raise FogError(f"--window {window}: expected at least 2 observations")
     parent, store = _start_from("local", start_from, store)
     if parent is None:
-        config = LocalModelConfig(**_sizes(store.task), **local_model.PRESETS[preset])
+        config = LocalModelConfig(**store.task.sizes, **local_model.PRESETS[preset])
     else:
         preset, config = parent.manifest["preset"], _config(LocalModelConfig, parent)
     if reward_std is not None:
@@ -268,7 +268,7 @@ def _start_from(
         return None, store
     checkpoint, task = open_checkpoint(path, kind), store.task
     config = checkpoint.manifest.get("config", {})
-    for name, size in _sizes(task).items():
+    for name, size in task.sizes.items():
         if (found := config.get(name)) != size:
             raise FogError(
                 f"checkpoint {checkpoint.path}: its {name} is {found}, task '{task.name}' has "
@@ -293,15 +293,6 @@ def _require_outputs(
                 f"with {new}, for which its weights are of no use; start from the same --preset "
                 "and --target"
             )
-
-
-def _sizes(task: TaskConfig) -> dict[str, int]:
-    return {
-        "height": task.image.height,
-        "width": task.image.width,
-        "action_size": task.action_size,
-        "proprioception_size": task.proprioception_size,
-    }
 
 
 _ORIGIN = ("preset", "step", "seconds", "data_hash", "task_hash", "commit", "started_from")
