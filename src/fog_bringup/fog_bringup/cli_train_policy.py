@@ -48,8 +48,9 @@ class TrainPolicy(Training):
     """Episode store: contexts to start from; or, as below, the name of a shipped world."""
     output: Positional[Path] = field(kw_only=False, default=tyro.MISSING)
     """Checkpoint folder; the bundle is written to OUTPUT.bundle."""
-    global_model: Path = tyro.MISSING
-    """Checkpoint of the global model, or the name of a shipped world."""
+    global_model: Path | None = None
+    """Checkpoint of the global model, or the name of a shipped world; fog and ppo learn in it, the
+    other methods do without."""
     local_model: Path | None = None
     """Checkpoint of the local model, or the name of a shipped world; not given: the one that the
     policy in --start-from was learned with, as it is in its checkpoint."""
@@ -123,9 +124,10 @@ class TrainPolicy(Training):
         local_model = self._local_model(bundle)
         config = self._config()
         store = EpisodeStore(find_part(self.store, "episodes"), images=self.images)
+        world = None if self.global_model is None else find_part(self.global_model, "global")
         result = train_policy(
             self.method,
-            Sources(store, find_part(self.global_model, "global"), local_model),
+            Sources(store, world, local_model),
             config,
             loop,
             self.output,

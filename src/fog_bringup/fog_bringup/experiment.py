@@ -286,7 +286,7 @@ class Experiment:
         found: dict[str, Any] = {
             "data": {"transitions": sources.store.transitions, "hash": sources.store.data_hash}
         }
-        for kind, path in (("global", sources.global_model), ("local", sources.local_model)):
+        for kind, path in (("global", sources.world), ("local", sources.local_model)):
             manifest = open_checkpoint(path, kind, self.task).manifest
             cost = training_cost(manifest)
             found[kind] = {

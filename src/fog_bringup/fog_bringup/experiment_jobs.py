@@ -98,7 +98,7 @@ def _side_by_side(
 ) -> Iterator[Outcome]:
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     messages, stop = context.Queue(), context.Event()
-    places = (sources.store.path, sources.global_model, sources.local_model)
+    places = (sources.store.path, sources.world, sources.local_model)
     pool = ProcessPoolExecutor(
         at_once, mp_context=context, initializer=_begin, initargs=(messages, stop, os.getpid())
     )

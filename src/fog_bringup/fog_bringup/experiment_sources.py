@@ -79,7 +79,7 @@ def fingerprints(sources: Sources) -> dict[str, str]:
 
     return {
         "data_hash": sources.store.data_hash,
-        "global": digest(sources.global_model),
+        "global": digest(sources.world),
         "local": digest(sources.local_model),
     }
 

@@ -99,6 +99,22 @@ def test_a_method_starts_from_a_cloned_policy_and_is_gone_on_with(
     assert "does not belong to this run" in capsys.readouterr().err
 
 
+def test_what_learns_in_no_global_model_needs_none(
+    long_store: EpisodeStore, models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = models.index("--global-model")
+    local = [*models[:at], *models[at + 2 :]]
+    train = ["train", "policy", str(long_store.path), str(tmp_path / "policy"), *local,
+             "--max-updates", "1"]  # fmt: skip
+    for method in ("fog", "ppo"):
+        assert main([*train, *FEW[method]]) == 2
+        assert f"not given, and --method {method} learns in it" in capsys.readouterr().err
+    assert main([*train, *FEW["local"]]) == 0
+    made_from = load_bundle(tmp_path / "policy.bundle").manifest["made_from"]
+    assert made_from["global"] is None and made_from["local"]["step"] > 0
+    assert main([*train, "--method", "bc", "--options", "bc.share=1"]) == 0
+
+
 def test_only_with_its_own_local_model(
     cloned: Path,
     long_store: EpisodeStore,

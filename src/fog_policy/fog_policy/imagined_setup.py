@@ -127,13 +127,13 @@ def set_up(
 
 
 def load_contexts(
-    store: EpisodeStore, global_model: GlobalModel, config: ContextConfig
+    store: EpisodeStore, global_model: GlobalModel | None, config: ContextConfig
 ) -> ContextBank:
     """Recorded contexts as long as both the policy and the global model want them.
 
     Args:
         store: The recordings.
-        global_model: Says how many frames it needs.
+        global_model: Says how many frames it needs; None: there is none.
         config: Settings.
 
     Raises:
@@ -141,7 +141,7 @@ def load_contexts(
     """
     return ContextBank.load(
         store,
-        length=max(config.context, global_model.context_frames),
+        length=max(config.context, 0 if global_model is None else global_model.context_frames),
         count=config.contexts,
         within=config.context_within,
         seed=config.seed,

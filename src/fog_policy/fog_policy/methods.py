@@ -14,6 +14,8 @@ from fog_policy.learner import Learner
 from fog_world_model.data.episodes import EpisodeStore
 from fog_world_model.data.windows import WindowSampler
 from fog_world_model.errors import FogError
+from fog_world_model.global_model.global_model import GlobalModel
+from fog_world_model.local_model.local_model import LocalModel
 from fog_world_model.training.train_world_models import load_local, load_worlds
 
 
@@ -23,10 +25,21 @@ class Sources:
 
     store: EpisodeStore
     """Contexts to start from, and recordings to keep the local model honest, or to imitate."""
-    global_model: Path
-    """Checkpoint."""
+    global_model: Path | None
+    """Checkpoint; None: there is none, which some methods do without."""
     local_model: Path
     """Checkpoint, or that of a policy, which holds one."""
+
+    @property
+    def world(self) -> Path:
+        """The checkpoint of the global model, where there has to be one.
+
+        Raises:
+            FogError: There is none.
+        """
+        if self.global_model is None:
+            raise FogError("--global-model: not given, and this is learned in it")
+        return self.global_model
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,8 @@ class Method:
     """Makes one, given the class, the sources and the configuration."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Values of the configuration that make this method what it is."""
+    needs_global: bool = True
+    """Whether it does not do without a global model."""
     starts_from: bool = True
     """Whether it can begin with a policy that there is already."""
 
@@ -60,9 +75,13 @@ def _in_imagination(window: str, *, with_global: bool) -> Callable[[Any, Sources
     """
 
     def build(kind: Any, sources: Sources, config: Any) -> Learner:
-        (global_model, _), (local_model, _), store = load_worlds(
-            sources.global_model, sources.local_model, sources.store
-        )
+        global_model: GlobalModel | None = None
+        if sources.global_model is None:
+            local_model, store = _local(sources)
+        else:
+            (global_model, _), (local_model, _), store = load_worlds(
+                sources.global_model, sources.local_model, sources.store
+            )
         contexts = load_contexts(store, global_model, config)
         length = getattr(config, window) + 1
         recordings = WindowSampler(store, length=length, seed=config.seed + 1)
@@ -75,10 +94,15 @@ def _in_imagination(window: str, *, with_global: bool) -> Callable[[Any, Sources
 
 def _on_recordings(kind: Any, sources: Sources, config: Any) -> Learner:
     """For learners that imagine nothing."""
-    local_model, checkpoint = load_local(sources.local_model, sources.store.task)
-    store = sources.store.normalised_as(checkpoint.normalisation)
+    local_model, store = _local(sources)
     learner: Learner = kind(store, local_model, config)
     return learner
+
+
+def _local(sources: Sources) -> tuple[LocalModel, EpisodeStore]:
+    """The local model, and the store as it reads it."""
+    local_model, checkpoint = load_local(sources.local_model, sources.store.task)
+    return local_model, sources.store.normalised_as(checkpoint.normalisation)
 
 
 METHODS: dict[str, Method] = {
@@ -103,6 +127,7 @@ METHODS: dict[str, Method] = {
         "fog_policy.local_alone:LocalAloneLearner",
         _in_imagination("refresh_window", with_global=False),
         {"local_share": 1.0, "refresh_steps": 0, "check_every": 0},
+        needs_global=False,
     ),
     "bc": Method(
         "cloning",
@@ -110,6 +135,7 @@ METHODS: dict[str, Method] = {
         "fog_policy.cloning_config:CloningConfig",
         "fog_policy.behaviour_cloning:BehaviourCloning",
         _on_recordings,
+        needs_global=False,
         starts_from=False,
     ),
 }

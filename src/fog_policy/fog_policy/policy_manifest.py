@@ -18,7 +18,7 @@ def policy_manifest(
     method: str,
     store: EpisodeStore,
     config: Any,
-    world: Checkpoint,
+    world: Checkpoint | None,
     local: Checkpoint,
     start: StartPolicy | None = None,
 ) -> dict[str, Any]:
@@ -28,12 +28,12 @@ def policy_manifest(
         method: How it learns.
         store: The recordings.
         config: Settings, a dataclass.
-        world: The global model.
+        world: The global model; None: there was none.
         local: The local model.
         start: The policy that it began with; None: random weights.
     """
     made_from = {
-        "global": _origin(world.manifest),
+        "global": None if world is None else _origin(world.manifest),
         "local": _origin(local.manifest),
         "transitions": store.transitions,
     }

@@ -11,6 +11,7 @@ from fog_policy.methods import Sources, find_method, learner_class
 from fog_policy.policy_manifest import policy_manifest
 from fog_policy.policy_training import PolicyLoopConfig, PolicyResult, train_learner
 from fog_policy.warm_start import open_start
+from fog_world_model.errors import FogError
 from fog_world_model.training.checkpoint import open_checkpoint
 from fog_world_model.training.train_world_models import open_local
 
@@ -31,10 +32,14 @@ def make_learner(
         FogError: The method is not known, or an artefact is missing, damaged or does not fit.
     """
     store = sources.store
+    if sources.global_model is None and find_method(method).needs_global:
+        raise FogError(f"--global-model: not given, and --method {method} learns in it")
     # First, so that the numbers drawn for its networks come before the learner's seed.
     start = None if start_from is None else open_start(start_from, store.task)
     learner: Any = find_method(method).build(learner_class(method), sources, config)
-    world = open_checkpoint(sources.global_model, "global", store.task)
+    world = None
+    if sources.global_model is not None:
+        world = open_checkpoint(sources.global_model, "global", store.task)
     local = open_local(sources.local_model, store.task)
     if start is not None:
         start.require_local(learner.local_model, local.normalisation, sources.local_model)
