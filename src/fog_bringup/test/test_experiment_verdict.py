@@ -120,8 +120,8 @@ def methods() -> dict[str, Any]:
         for _ in range(2)
     ]  # fmt: skip
     ppo = [
-        run(evaluation(0.0, 0, 0, *rows(0.2)), evaluation(0.5, 50, 4000, *rows(0.3)),
-            evaluation(1.0, 101, 8000, *rows(0.9, 5)))
+        run(evaluation(0.0, 0, 0, *rows(0.2)), evaluation(0.12, 12, 1000, *rows(0.2)),
+            evaluation(0.5, 50, 4000, *rows(0.3)), evaluation(1.0, 101, 8000, *rows(0.9, 5)))
         for _ in range(2)
     ]  # fmt: skip
     bc = [run(evaluation(0.0, 0, 0, *rows(0.2)), evaluation(1.0, 5, 0, *rows(0.7, 5)))]
@@ -142,8 +142,9 @@ def test_comparisons_by_hand() -> None:
     }
     # At 25 and 75 s: the evaluations at 0 and 50 s. At 100 s both are at 0.9.
     assert verdicts["ppo", "seconds"] == [OPEN, AHEAD, AHEAD, OPEN]
-    # 500 samples pay for no learning, 1000 for FoG's 0.6 and PPO's 0.2.
-    assert verdicts["ppo", "imagined_steps"] == [OPEN, AHEAD, AHEAD, AHEAD]
+    # At 500 samples nobody was evaluated. 1000, 1500 and 2000 pay for FoG's 0.6, 0.6 and 0.9, and
+    # for PPO's 0.2 after 1000.
+    assert verdicts["ppo", "imagined_steps"] == [AHEAD, AHEAD, AHEAD]
     assert verdicts["bc", "seconds"] == [BEHIND, BEHIND, BEHIND, OPEN]
     assert verdicts["bc", "imagined_steps"] == []
     last = next(c for c in found if c["against"] == "bc" and c["budget"] == 100)
@@ -152,6 +153,14 @@ def test_comparisons_by_hand() -> None:
     assert half["fog"]["mean_max_coverage"] == pytest.approx(0.9), "the 20 that PPO had as well"
     assert sentence(half).startswith("After 2,000 samples FoG is ahead of PPO: 0.90 [0.8")
     assert comparisons({"ppo": methods()["ppo"]}) == []
+
+
+def test_a_method_is_not_judged_by_what_it_was_before_it_learned() -> None:
+    """By samples, one that is first evaluated after 4000 of them is not compared at 2000."""
+    content = methods()
+    for late in content["ppo"]["seeds"]:
+        del late["curve"][1]
+    assert [c for c in comparisons(content) if c["measure"] == "imagined_steps"] == []
 
 
 def test_claims_count_budgets() -> None:
@@ -163,7 +172,7 @@ def test_claims_count_budgets() -> None:
     assert level.holds is False
     assert level.figure == "80\u00a0%", "20 of 25 start states"
     assert (seconds.holds, seconds.figure) == (False, "2 of 4")
-    assert (samples.holds, samples.figure) == (False, "3 of 4")
+    assert (samples.holds, samples.figure) == (True, "3 of 3")
     assert (cloning.holds, cloning.figure) == (False, "0 of 4")
     assert "Ahead at 2, not separated at 2 of 4 budgets." in seconds.detail
     assert claims({**results, "methods": {}})[0].holds is None
