@@ -43,6 +43,8 @@ def curves(results: Figures, key: str, label: str, theme: Theme) -> Figure:
                 _method(place, method, measure, key, before, unit, color_of(name, theme))
         _baselines(place, results, key, theme)
     samples.set(title="Over imagined samples", xlabel="imagined samples", ylabel=label)
+    if (knee := _knee(results)) > 0:
+        samples.set_xscale("symlog", linthresh=knee, linscale=0.6)
     samples.xaxis.set_major_formatter(lambda x, _: _thousands(x))
     clock.set(
         title="Over wall-clock, world models included",
@@ -143,6 +145,21 @@ def _baselines(place: Axes, results: Figures, key: str, theme: Theme) -> None:
 
 def _imagines(method: Figures) -> bool:
     return any(row["imagined_steps"] for row in method["curve"])
+
+
+def _knee(results: Figures) -> float:
+    """Samples from which on their axis is logarithmic; 0: nowhere.
+
+    A method that imagines ten times as fast as another would squeeze its curve to a line.
+    """
+    ends = [m["curve"][-1]["imagined_steps"] for m in results["methods"].values() if _imagines(m)]
+    firsts = [
+        row["imagined_steps"]
+        for method in results["methods"].values()
+        for row in method["curve"]
+        if row["imagined_steps"] > 0
+    ]
+    return float(min(firsts)) if ends and max(ends) > 5 * min(ends) else 0.0
 
 
 def _scale(results: Figures) -> float:
