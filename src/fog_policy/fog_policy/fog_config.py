@@ -60,6 +60,9 @@ class FogConfig:
     """How far the target critic moves to the critic per update."""
     gradient_clip: float = 1.0
     """Largest norm of a gradient."""
+    anchor: float = 0.0
+    """Weight, per nat, of the divergence from the policy that learning began with, in units of the
+    reward per step (:mod:`.anchor`); 0: none."""
     temperature: float = 0.2
     """Initial weight of the entropy in the reward, where it is scaled by its target; it is learned.
     With three action fields this is about 0.03 per nat."""
@@ -98,7 +101,7 @@ class FogConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise FogError(f"{name} is {getattr(self, name)}; expected more than 0")
-        for name in ("horizon_end", "context_within", "sampling_steps", "refresh_steps",
+        for name in ("horizon_end", "context_within", "sampling_steps", "refresh_steps", "anchor",
                      "buffer_steps", "check_every", "temperature_rate",
                      "critic_first"):  # fmt: skip
             if not getattr(self, name) >= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,8 @@ def capture(trainer: FogTrainer) -> tuple[dict[str, Mapping[str, Tensor]], dict[
         "local": trainer.local_model.state_dict(),
         "training": rest,
     }
+    if trainer.anchor is not None:
+        files["anchor"] = trainer.anchor.state_dict()
     averaged, count = trainer.average.state()
     return files | averaged | trainer.refresh.tensors(), values | count
 
@@ -96,6 +99,9 @@ def _restore(
     for name, module in modules.items():
         module.load_state_dict(tensors[name])
     trainer.average.load(tensors, values)
+    if "anchor" in tensors:
+        trainer.anchor = copy.deepcopy(trainer.actor).requires_grad_(False)
+        trainer.anchor.load_state_dict(tensors["anchor"])
     with torch.no_grad():
         trainer.log_temperature.copy_(rest["log_temperature"])
     for name, optimiser in trainer.optimisers.items():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fog_policy import fog_state
 from fog_policy.actor_average import ActorAverage
 from fog_policy.actor_critic import Actor, td_lambda
+from fog_policy.anchor import divergence
 from fog_policy.decoupled_gradient import Rollout, objective, rollout, soft_bonus
 from fog_policy.fog_config import FogConfig
 from fog_policy.gradient_check import GradientCheck, check_gradient
@@ -90,6 +91,7 @@ class FogTrainer:
             device=self.device,
         )
         self.average = ActorAverage(self.actor, config.actor_average)
+        self.anchor: Actor | None = None  # the actor as it was before the first update
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_temperature = torch.tensor(
             math.log(config.temperature), device=self.device, requires_grad=True
@@ -176,6 +178,8 @@ class FogTrainer:
             FogError: Something is not finite; what, and where, is said.
         """
         config = self.config
+        if config.anchor and self.anchor is None:
+            self.anchor = copy.deepcopy(self.actor).requires_grad_(False)
         if config.local_share < 1 and self.progress >= config.local_share:
             self.enter_global()
         self._restart_due()
@@ -219,6 +223,9 @@ class FogTrainer:
             clipped = sum(norm > config.gradient_clip for norm in norms)
             self.clipped = [self.clipped[0] + clipped, self.clipped[1] + len(norms)]
             log |= {"gradient_norm": norms[0], "clipped": clipped / len(norms)}
+        if self.anchor is not None:
+            with torch.no_grad():
+                log["divergence"] = float(divergence(self.anchor, self.actor, flow.features))
         phase.state = flow.state
         if first is not None and config.refresh_steps:
             self.buffer.add(*first, flow)
@@ -234,7 +241,11 @@ class FogTrainer:
         bootstrap = self.target(flow.next_features[-1])
         self._require_finite_values(bootstrap, temperature)
         bonus = soft_bonus(flow.log_probs, temperature, target=self.entropy_target)
-        return objective(flow, bootstrap, gamma=self.config.gamma, bonus=bonus), bonus
+        target = objective(flow, bootstrap, gamma=self.config.gamma, bonus=bonus)
+        if self.anchor is not None:
+            away = divergence(self.anchor, self.actor, flow.features)
+            target = target - self.config.anchor * away
+        return target, bonus
 
     def check_gradient(self) -> GradientCheck:
         """Compare with finite differences through the global model; nothing changes.

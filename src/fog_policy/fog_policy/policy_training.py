@@ -25,7 +25,7 @@ Row = dict[str, float]
 MAY_CHANGE = ("device", "threads", "check_every", "check_directions")
 """Settings that a resumed run may change: what is learned does not depend on them, but for
 rounding."""
-LATER = {"critic_first": 0, "actor_rate_end": 1.0, "actor_average": 0.0}
+LATER = {"critic_first": 0, "actor_rate_end": 1.0, "actor_average": 0.0, "anchor": 0.0}
 """Settings that there are since later, and what runs of before meant."""
 ROWS = 4000
 """Most rows of the curve that a checkpoint keeps; TensorBoard has all."""
