@@ -151,6 +151,7 @@ def test_only_with_its_own_local_model(
         (["--method", "ppo", "--gamma", "0.9"], "--gamma 0.9: a setting of fog"),
         (["--method", "ppo", "--options", "bc.share=1"], "expected ppo.SETTING=VALUE"),
         (["--method", "bc", "--options", "bc.horizon=3"], "bc has no setting 'horizon'"),
+        (["--options", "fog.anchor=0.1"], "there is no policy that it begins with"),
         (["--options", "ppo.horizon=16"], "expected fog.SETTING=VALUE"),
     ],
 )

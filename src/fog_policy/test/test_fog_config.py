@@ -19,6 +19,7 @@ from fog_world_model.errors import FogError
         ({"horizon_end": -1}, "horizon_end is -1; expected 0 or more"),
         ({"local_share": 2.0}, "local_share is 2.0; expected 0 to 1"),
         ({"entropy_target": 0.0}, "entropy_target is 0.0; expected less than 0"),
+        ({"anchor": -1.0}, "anchor is -1.0; expected 0 or more"),
         ({"actor_average": 1.0}, "actor_average is 1.0; expected 0 or more, and less than 1"),
         ({"actor_rate_end": 1.5}, "actor_rate_end is 1.5; expected 0 to 1"),
         ({"precision": "half"}, "precision half: expected auto, float32 or bfloat16"),

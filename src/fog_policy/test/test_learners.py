@@ -29,7 +29,7 @@ from fog_world_model.errors import FogError
 from fog_world_model.local_model.local_model import LocalModel
 
 Make = Callable[[], Learner]
-METHODS = ("fog", "ppo", "ppo with a frozen local model", "local", "bc")
+METHODS = ("fog", "fog with an anchor", "ppo", "ppo with a frozen local model", "local", "bc")
 
 
 @pytest.fixture(params=METHODS)
@@ -52,6 +52,7 @@ def make(
 
     kinds: dict[str, Make] = {
         "fog": lambda: make_trainer(tiny_config),
+        "fog with an anchor": lambda: make_trainer(replace(tiny_config, anchor=0.1)),
         "ppo": lambda: make_ppo(tiny_ppo),
         "ppo with a frozen local model": lambda: make_ppo(replace(tiny_ppo, refresh_steps=0)),
         "local": local,
