@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fog_bringup.driver_base import Driver, RandomDriver, StandDriver
-from fog_bringup.operator_drivers import make_operator_driver
+from fog_bringup.operator_drivers import SLIPPING, make_operator_driver
 from fog_bringup.robots.robot import Observation, Robot
 from fog_bringup.seek_drivers import make_seek_driver
 from fog_world_model.errors import FogError
@@ -80,7 +80,7 @@ class MixedDriver(Driver):
             "seek": make_seek_driver,
             "random": RandomDriver,
             "stand": StandDriver,
-            "operator": make_operator_driver,
+            "operator": lambda task: make_operator_driver(task, slipping=SLIPPING),
         }
         self._probabilities = {m: p for m, p in mix.probabilities().items() if p > 0}
         self.policy: dict[str, str] = {}

@@ -5,7 +5,11 @@ why the driver turned to a cube behind its back (the imitation gap: Weihs et al.
 Imitation Gap by Adaptive Insubordination"). These drive as a person does by the camera's picture:
 they look for the object, remember where they saw it, and act on that memory. They do it in one way,
 at one speed; only how steady the hand is differs from episode to episode, so that recordings hold
-deviations and how they are put right.
+deviations and how they are put right. In some recorded episodes the hand slips now and then: for a
+moment the command is any, and then the operator goes on from wherever that led. Without it a clone
+that happens to walk while it sees nothing goes on walking, because in the recordings whoever walks
+has seen the cube (a copycat: de Haan et al. 2019, "Causal Confusion in Imitation Learning"; the
+cure is that of Laskey et al. 2017, "DART").
 """
 
 from __future__ import annotations
@@ -29,6 +33,11 @@ Place = tuple[float, float]
 
 NOISE_LEVELS = (0.0, 0.35)
 """Each episode draws its own between these."""
+SLIPPING = 0.5
+"""Share of the recorded episodes in which the hand slips."""
+SLIPS_PER_S = 0.25
+SLIP_S = (0.4, 1.2)
+"""How long a slip lasts."""
 SEARCH_TURN = 0.85
 """Rate of turning while looking for something, as a share of the task's bound."""
 PUSH_SPEED = 0.8
@@ -86,12 +95,19 @@ class OperatorDriver(Driver):
 
     needs: tuple[str, ...] = ("cube",)
     """Objects that it has to have seen before it starts."""
+    slipping = 0.0
+    """Share of the episodes in which the hand slips."""
 
     def reset(self, seed: int) -> None:
         """Begin an episode: nothing is known, and the steadiness of the hand is drawn."""
         super().reset(seed)
         self._level = float(self._random.uniform(*NOISE_LEVELS))
         self._noise = Noise((self._high - self._low) / 2, self._dt)
+        slipping = self.slipping and self._random.random() < self.slipping
+        self._slips = SLIPS_PER_S * self._dt if slipping else 0.0
+        self._slip, self._left = np.zeros(len(self._low)), 0
+        if slipping and self._random.random() < 0.5:  # before anything was seen
+            self._begin_slip()
         self._camera = EgoCamera.of_task(self._task)
         # The tall and thin post shows at half the cube's height as well, from afar and from nearby.
         size = self._task.options.get("cube_size_m", 0.3)
@@ -106,7 +122,17 @@ class OperatorDriver(Driver):
             wish = np.array([0.0, 0.0, missing[0].side * SEARCH_TURN * self._high[2]])
         else:
             wish = self.act(base_pose(observation), places)
-        return wish + self._noise.draw(self._random, self._level)
+        wish = wish + self._noise.draw(self._random, self._level)
+        if self._left == 0 and self._slips and self._random.random() < self._slips:
+            self._begin_slip()
+        if self._left > 0:
+            self._left -= 1
+            return self._slip
+        return wish
+
+    def _begin_slip(self) -> None:
+        self._slip = self._random.uniform(self._low, self._high)
+        self._left = self._steps(*SLIP_S)
 
     @abstractmethod
     def act(self, base: Pose, places: dict[str, Place]) -> Array:
@@ -156,10 +182,18 @@ _DRIVERS: dict[str, type[Driver]] = {
 }
 
 
-def make_operator_driver(task: TaskConfig) -> Driver:
+def make_operator_driver(task: TaskConfig, *, slipping: float = 0.0) -> Driver:
     """Make the operator of a task.
+
+    Args:
+        task: Gives bounds, rate, and by its name the purpose.
+        slipping: Share of the episodes in which the hand slips; on Push-T it never does.
 
     Raises:
         FogError: There is none for a task of that name.
     """
-    return driver_of(task, _DRIVERS, " Drive it by hand, or with random commands only.")
+    made = driver_of(task, _DRIVERS, " Drive it by hand, or with random commands only.")
+    if isinstance(made, OperatorDriver):
+        made.slipping = slipping
+        made.reset(0)
+    return made

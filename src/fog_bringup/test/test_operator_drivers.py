@@ -220,6 +220,29 @@ def test_the_hand_differs_from_episode_to_episode_and_the_manner_does_not() -> N
     assert np.mean(means) == pytest.approx(0.85 * 1.2, abs=0.06)
 
 
+def test_in_some_episodes_the_hand_slips_and_the_operator_goes_on() -> None:
+    """From where it sees nothing: any command for a moment, and the search before and after."""
+    task = find_task("reach_cube")
+    drivers = [make_operator_driver(task), make_operator_driver(task, slipping=0.5)]
+    search, shares, first = np.array([0.0, 0.0, 0.85 * 1.2]), [], []
+    for seed in range(60):
+        given = []
+        for driver in drivers:
+            driver.reset(seed)
+            wishes = [driver.drive(standing(0.0, (-1.5, 0.0))) for _ in range(60)]
+            given.append(np.array(wishes))
+        steady, slipped = given
+        assert np.abs(steady - search)[:, :2].max() < 4 * 0.35 * 0.8, "noise alone"
+        held = (np.diff(slipped, axis=0) == 0).all(axis=1)  # noise never stays as it is
+        shares.append(float(held.mean()))
+        first.append(bool(held[0]))
+        assert not held.all(), "it goes on"
+    slipping = np.array(shares) > 0
+    assert 0.3 < slipping.mean() < 0.7
+    assert 0.05 < np.array(shares)[slipping].mean() < 0.4
+    assert 0.1 < np.mean(first) < 0.5
+
+
 def test_the_table_of_push_t_has_an_operator_too() -> None:
     task = find_task("pusht_easy")
     robot = make_robot(task)
