@@ -46,6 +46,8 @@ _TASKS = {
             "fog.actor_rate=5e-4", "fog.actor_rate_end=0.1", "fog.temperature=0.003",
             "fog.entropy_target=-2", "fog.gamma=0.95", "fog.imagined_episode=24",
             "fog.refresh_steps=6",
+            # First where steps are cheap; the global model goes on from there.
+            "fog.local_share=0.3",
             "ppo.sampling_steps=1", "ppo.environments=64", "ppo.horizon=16", "ppo.segment=8",
             "ppo.gamma=0.95", "ppo.actor_average=0.97", "ppo.imagined_episode=24",
             "local.environments=64", "local.horizon=8", "local.actor_rate=5e-4",
