@@ -85,7 +85,14 @@ def test_a_killed_parent_leaves_no_node_behind(tmp_path: Path) -> None:
             wait(lambda log=log: "ready" in log.read_text(), f"{name} did not start")
         assert is_alive(polite) and is_alive(stubborn), "the thread that started it has ended"
         (parent,) = children(above.pid)
-        (guard,) = (p for p in children(parent) if is_alive(p) and p not in (polite, stubborn))
+
+        def others() -> list[int]:
+            return [p for p in children(parent) if is_alive(p) and p not in (polite, stubborn)]
+
+        wait(
+            lambda: len(others()) == 1, "the node that ends by itself goes on, or there is no guard"
+        )
+        (guard,) = others()
         os.kill(parent, signal.SIGKILL)
         wait(lambda: not is_alive(polite), "the first node goes on")
         assert "last word" in (tmp_path / "polite.log").read_text(), "it was asked before"
