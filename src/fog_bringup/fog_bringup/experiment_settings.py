@@ -53,8 +53,9 @@ class ExperimentSettings:
     """Seconds for each world model that is not given; they are trained side by side."""
     global_preset: str = "small"
     global_options: tuple[str, ...] = ()
-    local_options: tuple[str, ...] = ()
     """Further options of 'fog train global' for a model that is not given."""
+    local_options: tuple[str, ...] = ()
+    """The same of 'fog train local'."""
     local_preset: str = "small"
     device: str = "auto"
     threads: int = 0

@@ -143,9 +143,9 @@ def comparisons(methods: Mapping[str, Any]) -> list[dict[str, Any]]:
                     [at_budget(run["curve"], measure, budget) for run in runs]
                     for runs in (mine, method["seeds"])
                 ]
-                sides = [[e for e in side if e is not None] for side in pair]
-                if measure == "imagined_steps":
-                    sides = [[e for e in side if e[measure] >= budget / 2] for side in sides]
+                least = budget / 2 if measure == "imagined_steps" else 0.0
+                sides = [[e for e in side if e is not None and e[measure] >= least]
+                         for side in pair]  # fmt: skip
                 if not all(len(side) == len(runs) for side, runs in zip(sides, pair, strict=True)):
                     continue
                 common = min(len(e["max_coverage"]) for side in sides for e in side)

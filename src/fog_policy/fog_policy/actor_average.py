@@ -11,10 +11,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fog_policy.actor_critic import Actor
+from fog_world_model.training.weight_average import follow, kept_share
 
 
 class ActorAverage:
@@ -26,8 +26,8 @@ class ActorAverage:
         Args:
             actor: What learns.
             decay: Share of the average that stays, per update, in [0, 1); 0: the actor itself is
-                deployed. While there were few updates it is (1 + n) / (10 + n), so that the weights
-                that learning began with do not linger.
+                deployed. Less stays while there were few updates, see
+                :func:`~fog_world_model.training.weight_average.kept_share`.
         """
         self._actor, self._decay, self._count = actor, decay, 0
         self._average = copy.deepcopy(actor).requires_grad_(False) if decay else actor
@@ -37,15 +37,13 @@ class ActorAverage:
         """What is to be evaluated and deployed."""
         return self._average if self._count else self._actor
 
-    @torch.no_grad()
     def update(self) -> None:
         """Take in the actor's weights as they are after an update."""
         if self._average is self._actor:
             return
-        keep = min(self._decay, (1 + self._count) / (10 + self._count)) if self._count else 0.0
+        keep = kept_share(self._decay, self._count) if self._count else 0.0
         self._count += 1
-        for old, new in zip(self._average.parameters(), self._actor.parameters(), strict=True):
-            old.lerp_(new, 1.0 - keep)
+        follow(self._average.state_dict(), self._actor.state_dict(), keep)
 
     def state(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
         """A file of weights, if there is an average yet, and JSON values; part of a learner's."""

@@ -34,13 +34,13 @@ def make_learner(
     store = sources.store
     if sources.global_model is None and find_method(method).needs_global:
         raise FogError(f"--global-model: not given, and --method {method} learns in it")
-    # First, so that the numbers drawn for its networks come before the learner's seed.
     weight = getattr(config, "anchor", None)
     if weight and start_from is None:
         raise FogError(
             f"--options {method}.anchor={weight:g}: there is no policy that it begins with; "
             "give one as --start-from (in 'fog experiment': METHOD.start_from=bc)"
         )
+    # First, so that the numbers drawn for its networks come before the learner's seed.
     start = None if start_from is None else open_start(start_from, store.task)
     learner: Any = find_method(method).build(learner_class(method), sources, config)
     world = None

@@ -31,6 +31,7 @@ from fog_world_model.training.loop_config import FitResult, LoopConfig, Sampler
 from fog_world_model.training.processes import Processes, device_of
 from fog_world_model.training.progress import progress_bar
 from fog_world_model.training.resume import mark_stopped, require_same_run
+from fog_world_model.training.weight_average import follow, kept_share
 
 __all__ = [
     "FitResult",
@@ -251,7 +252,8 @@ class _Run:
                 self._give_up(f"the gradient is not finite (norm {norm}, {_text(losses)})", batch)
             self._optimiser.step()
         self._step += 1
-        _average(self._ema, self._raw, min(config.ema_decay, (1 + self._step) / (10 + self._step)))
+        keep = kept_share(config.ema_decay, self._step)
+        follow(self._ema, self._raw.state_dict(), keep)
         for key, value in losses.items():
             self._averages[key] = 0.98 * self._averages.get(key, value) + 0.02 * value
 
@@ -398,12 +400,3 @@ def _schedule(step: int, done: float, warmup: int) -> float:
     return min(1.0, (step + 1) / max(warmup, 1)) * (
         0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
     )
-
-
-@torch.no_grad()
-def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    for key, value in model.state_dict().items():
-        if value.dtype.is_floating_point:
-            ema[key].lerp_(value, 1 - decay)
-        else:
-            ema[key].copy_(value)
