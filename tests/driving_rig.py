@@ -85,6 +85,9 @@ class Machine:
         self._callbacks.append(callback)
         return self
 
+    def destroy_timer(self, timer: Machine) -> None:
+        pass
+
     def reset(self) -> None:
         pass
 

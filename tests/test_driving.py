@@ -103,7 +103,7 @@ def test_a_policy_that_is_late_is_asked_again_as_soon_as_it_has_answered(rig: Ri
     report = rig.loop.report
     assert (report.overruns, report.commands) == (1, 2)
     rig.machine.pass_by(120_000)
-    report.end(rig.machine.now)
+    rig.driving.end()
     assert report.missed_deadlines == 1, "the first; the second has met its own deadline"
 
 

@@ -128,7 +128,11 @@ class Driving:
         return "off: commands change in steps, once in a control period; their jerk is not bounded"
 
     def end(self) -> None:
-        """No more ticks; what the policy still answers is dropped."""
+        """No more ticks; what the policy still answers is dropped.
+
+        The report ends here: until the zero commands have been acknowledged no tick is due.
+        """
+        self._loop.report.end(self._clock.now_ns())
         self._pending = self._passed_over = self._waiting = None
         for timer in self._timers:
             self._node.destroy_timer(timer)

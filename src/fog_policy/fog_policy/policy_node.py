@@ -225,7 +225,6 @@ class PolicyNode(PolicyParametersNode, LifecycleNode):
         finally:
             self._topics.publish_zeros()
         self._status.holds = None
-        driving.loop.report.end(self._clock_watch.now_ns())
         self._note(active=False)
         self._status.write_report(driving.loop)
 
