@@ -20,9 +20,12 @@ class EvaluatePolicy:
     """
 
     bundles: Positional[tuple[Path, ...]]
-    """Bundle folders of one task, or names of shipped policies."""
+    """Bundle folders of one task, or names of shipped policies; none, where --task says which task
+    driver, operator, random commands and standing are to be measured on."""
     output: Path
     """Folder for the page and the records."""
+    task: str = ""
+    """Task name or file; empty: the bundles' own."""
     driver: bool = False
     """Measure the scripted driver too, which sees the ground truth."""
     operator: bool = False
@@ -55,6 +58,7 @@ class EvaluatePolicy:
         from fog_bringup.progress import progress_bar
         from fog_bringup.report_page import require_writable
         from fog_bringup.robots.variations import parse_variations
+        from fog_bringup.tasks import find_task
         from fog_policy import exit_signals
 
         plan = Plan(
@@ -66,7 +70,12 @@ class EvaluatePolicy:
             driver=self.driver,
             films=self.films,
         )
-        task, contenders = contenders_of(self.bundles, driver=self.driver, operator=self.operator)
+        task, contenders = contenders_of(
+            self.bundles,
+            find_task(self.task) if self.task else None,
+            driver=self.driver,
+            operator=self.operator,
+        )
         require_writable(self.output)
         measured = ClosedLoopRecords(self.output, task, contenders, plan)
 

@@ -95,13 +95,18 @@ class Row:
 
 
 def contenders_of(
-    bundles: Sequence[Path], *, driver: bool, operator: bool = False
+    bundles: Sequence[Path],
+    task: TaskConfig | None = None,
+    *,
+    driver: bool,
+    operator: bool = False,
 ) -> tuple[TaskConfig, list[Contender]]:
     """Open bundles, and put beside them what they are measured against.
 
     Args:
         bundles: Folders, or names of shipped policies; each is called by its folder's name without
             ``.bundle``, after its parent's where two are called the same.
+        task: What they have to be for; None: the task of the first.
         driver: Whether the scripted driver is one of them.
         operator: Whether the scripted driver is one that knows what the camera has shown.
 
@@ -109,14 +114,17 @@ def contenders_of(
         Their task, and the contenders: bundles, driver, operator, random, standing.
 
     Raises:
-        FogError: A bundle cannot be opened, two are of different tasks, or names are taken.
+        FogError: A bundle cannot be opened, two are of different tasks, names are taken, or there
+            is neither a bundle nor a task.
     """
-    if not bundles:
-        raise FogError("evaluate policy: give at least one bundle")
     bundles = [find_bundle(bundle) for bundle in bundles]
-    task = load_bundle(bundles[0]).task
-    for bundle in bundles[1:]:
-        load_bundle(bundle, task)
+    for bundle in bundles:
+        task = load_bundle(bundle, task).task
+    if task is None:
+        raise FogError(
+            "evaluate policy: give at least one bundle, or with --task the task that driver, "
+            "operator, random commands and standing are to be measured on"
+        )
     names = [_stem(bundle) for bundle in bundles]
     if len(set(names)) < len(names):
         names = [f"{bundle.absolute().parent.name}-{_stem(bundle)}" for bundle in bundles]

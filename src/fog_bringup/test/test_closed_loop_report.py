@@ -203,6 +203,12 @@ def test_impossible_plans(tmp_path: Path) -> None:
         contenders_of([tmp_path / "nowhere"], driver=True)
 
 
+def test_drivers_are_measured_without_any_policy() -> None:
+    task, contenders = contenders_of([], TASK, driver=True, operator=True)
+    assert task is TASK
+    assert [c.name for c in contenders] == ["driver", "operator", "random", "standing"]
+
+
 def test_variations_are_of_those_that_act_on_what_they_see(tmp_path: Path) -> None:
     plan = dataclasses.replace(PLAN, vary=("mass",))
     made = ClosedLoopRecords(tmp_path, TASK, [DRIVER, STANDING], plan)
