@@ -205,6 +205,7 @@ _DRIVERS: dict[str, type[Driver]] = {
     "reach_cube": SeekCubeDriver,
     "push_cube": PushCubeDriver,
     "push_cube_markers": PushCubeDriver,
+    "push_cube_small": PushCubeDriver,
     "pusht": PushTDriver,
     "pusht_easy": PushTDriver,
     "pusht_image": PushTDriver,

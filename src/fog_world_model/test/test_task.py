@@ -160,6 +160,7 @@ def test_file_that_is_no_task(tmp_path: Path, data: bytes, message: str) -> None
 SHIPPED = {
     "push_cube": "46136fd6bb13",
     "push_cube_markers": "d1f915faf90d",
+    "push_cube_small": "592f0c4ccdff",
     "pusht": "9df198dabf39",
     "pusht_easy": "fb8f1553278d",
     "pusht_image": "279da4110df6",

@@ -20,7 +20,7 @@ from fog_world_model.data.labellers.marker_layout import marker_layout
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
-TASKS = ("reach_cube", "push_cube", "push_cube_markers")
+TASKS = ("reach_cube", "push_cube", "push_cube_markers", "push_cube_small")
 """Names of the tasks whose reward this robot knows."""
 _FIRST_STAMP_NS = 1_000_000_000  # zero would read as "no stamp" in a message header
 _SETTLE_NS = 200_000_000
