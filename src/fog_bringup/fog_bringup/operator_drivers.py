@@ -175,11 +175,7 @@ class PushTOperator(PushTDriver):
 _DRIVERS: dict[str, type[Driver]] = {
     "reach_cube": ReachCubeOperator,
     "push_cube": PushCubeOperator,
-    "push_cube_markers": PushCubeOperator,
-    "push_cube_small": PushCubeOperator,
     "pusht": PushTOperator,
-    "pusht_easy": PushTOperator,
-    "pusht_image": PushTOperator,
 }
 
 

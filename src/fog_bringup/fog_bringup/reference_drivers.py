@@ -64,11 +64,7 @@ class _SteadyPushT(PushTDriver):
 _DRIVERS: dict[str, type[Driver]] = {
     "reach_cube": ReachCubeDriver,
     "push_cube": _SteadyPushCube,
-    "push_cube_markers": _SteadyPushCube,
-    "push_cube_small": _SteadyPushCube,
     "pusht": _SteadyPushT,
-    "pusht_easy": _SteadyPushT,
-    "pusht_image": _SteadyPushT,
 }
 
 

@@ -16,6 +16,7 @@ from fog_bringup.driver_base import Driver, Noise
 from fog_bringup.robots.pusht_frame import GOAL_RADIUS_M, block_centre
 from fog_bringup.robots.rewards import PUSH_DISTANCE_M, Pose, distance_and_bearing
 from fog_bringup.robots.robot import Observation
+from fog_bringup.tasks import VARIANTS, purpose_of
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
@@ -204,11 +205,7 @@ class PushTDriver(Driver):
 _DRIVERS: dict[str, type[Driver]] = {
     "reach_cube": SeekCubeDriver,
     "push_cube": PushCubeDriver,
-    "push_cube_markers": PushCubeDriver,
-    "push_cube_small": PushCubeDriver,
     "pusht": PushTDriver,
-    "pusht_easy": PushTDriver,
-    "pusht_image": PushTDriver,
 }
 
 
@@ -224,12 +221,19 @@ def make_seek_driver(task: TaskConfig) -> Driver:
 def driver_of(task: TaskConfig, drivers: Mapping[str, type[Driver]], advice: str = "") -> Driver:
     """The driver that a table has for a task.
 
+    Args:
+        task: Gives the purpose, see :func:`fog_bringup.tasks.purpose_of`.
+        drivers: Purpose -> kind of driver.
+        advice: Ends the message where there is none.
+
     Raises:
-        FogError: There is none for a task of that name; ``advice`` ends the message.
+        FogError: There is none for a task of that name.
     """
-    if task.name not in drivers:
+    purpose = purpose_of(task)
+    if purpose not in drivers:
+        known = (*drivers, *(name for name, same in VARIANTS.items() if same in drivers))
         raise FogError(
             f"task '{task.name}': no scripted driver knows its purpose; known are "
-            f"{', '.join(drivers)}" + (f".{advice}" if advice else "")
+            f"{', '.join(known)}" + (f".{advice}" if advice else "")
         )
-    return drivers[task.name](task)
+    return drivers[purpose](task)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fog_bringup.robots.rewards import DONE_BONUS, distance_and_bearing
+from fog_bringup.tasks import purpose_of
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
@@ -77,7 +78,7 @@ def criterion_of(task: TaskConfig) -> Criterion | None:
     ``reached_bearing_deg`` and ``reached_hold_s`` (reach_cube).
     """
     options = task.options
-    if task.name.startswith("push_cube"):
+    if purpose_of(task) == "push_cube":
         return Criterion("push", options.get("done_distance_m", DONE_DISTANCE_M))
     if task.name == "reach_cube":
         return Criterion(
@@ -97,7 +98,7 @@ def limit_steps(task: TaskConfig, limit_s: float = 0.0) -> int:
             for push_cube and ``episode.max_steps`` for every other task.
         limit_s: What the caller wants, s.
     """
-    known = PUSH_LIMIT_S if task.name.startswith("push_cube") else 0.0
+    known = PUSH_LIMIT_S if purpose_of(task) == "push_cube" else 0.0
     seconds = limit_s or task.options.get("success_limit_s", known)
     return max(1, round(seconds * task.control_hz)) if seconds else task.episode.max_steps
 

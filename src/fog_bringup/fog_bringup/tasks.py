@@ -9,6 +9,20 @@ from fog_world_model.errors import FogError
 from fog_world_model.shipped_folders import shipped_folders
 from fog_world_model.task import TaskConfig, load_task
 
+VARIANTS = {
+    "push_cube_markers": "push_cube",
+    "push_cube_small": "push_cube",
+    "pusht_easy": "pusht",
+    "pusht_image": "pusht",
+}
+"""Task -> the task whose purpose it has: the same reward, drivers and success on other topics,
+pictures or start states."""
+
+
+def purpose_of(task: TaskConfig) -> str:
+    """Name of the task whose purpose a task has: its own, unless it is a variant of another."""
+    return VARIANTS.get(task.name, task.name)
+
 
 def task_folders() -> list[Path]:
     """Where shipped task files lie, see :mod:`fog_world_model.shipped_folders`."""

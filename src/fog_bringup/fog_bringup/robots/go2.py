@@ -16,11 +16,13 @@ from fog_bringup.robots.go2_variations import SceneVariation
 from fog_bringup.robots.mujoco_gl import mujoco, open_renderer
 from fog_bringup.robots.robot import Observation, Robot, camera_period_ns, camera_size
 from fog_bringup.robots.variations import draw_conditions
+from fog_bringup.tasks import VARIANTS
 from fog_world_model.data.labellers.marker_layout import marker_layout
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
-TASKS = ("reach_cube", "push_cube", "push_cube_markers", "push_cube_small")
+_PURPOSES = ("reach_cube", "push_cube")
+TASKS = (*_PURPOSES, *(name for name, same in VARIANTS.items() if same in _PURPOSES))
 """Names of the tasks whose reward this robot knows."""
 _FIRST_STAMP_NS = 1_000_000_000  # zero would read as "no stamp" in a message header
 _SETTLE_NS = 200_000_000
