@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from typing import Any
 
 import pytest
 from geometry_msgs.msg import Twist
-from processes import NodeProcess
+from processes import NodeProcess, ros_environment
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from synthetic_robot import SyntheticRobot
 from toy_bundle import write_toy_bundle
 
+from fog_bringup.closed_loop import free_domain_id
 from fog_world_model.task import TaskConfig, task_from_dict
 
 ACTION = (0.5, -0.5, 0.25)
@@ -66,6 +68,18 @@ def end(node: NodeProcess, number: signal.Signals, robot: SyntheticRobot) -> Non
     assert node.wait(20) == 0
     robot.wait(lambda: robot.commands[-1][1] == 0.0, "the last command is not zero")
     assert robot.commands[-1][0] - begin < 2.0
+
+
+def test_it_gives_its_shared_memory_back(bundle: Path) -> None:
+    """Images pass through segments of tens of MB, which would fill /dev/shm, restart by restart."""
+    env = ros_environment(ROS_DOMAIN_ID=str(free_domain_id()))  # alone, so that all are its own
+    with NodeProcess(parameters(bundle=str(bundle), autostart=True), env) as node:
+        node.wait_for("command hold")
+        mapped = Path(f"/proc/{node.pid}/maps").read_text()
+        own = {Path(found) for found in re.findall(r"/dev/shm/fastdds_[0-9a-f]{16}\b", mapped)}
+        assert own and all(segment.exists() for segment in own)
+        assert node.stop() == 0
+        assert not [segment for segment in own if segment.exists()]
 
 
 def test_drives_and_stops(
