@@ -119,11 +119,14 @@ class Demo:
 class Doctor:
     """Say what of ROS, GL, GPU and the simulators was found, and what to do about the rest."""
 
+    free_shared_memory: bool = False
+    """Remove from /dev/shm what nodes that were killed have left there."""
+
     def run(self) -> int:
         """Examine this machine."""
         from fog_bringup.doctor import doctor
 
-        return doctor()
+        return doctor(free_shared_memory=self.free_shared_memory)
 
 
 Command = (

@@ -16,6 +16,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
+from fog_bringup.fastdds_segments import SHARED_MEMORY, abandoned_segments, remove_segments
 from fog_world_model.data.images import genuine_cv_bridge
 from fog_world_model.ros_environment import PROFILE_VARIABLES, find_share, prepare
 
@@ -67,12 +68,18 @@ class Finding:
     """What to do; empty when there is nothing to do."""
 
 
-def doctor() -> int:
+def doctor(*, free_shared_memory: bool = False) -> int:
     """Print what was found.
+
+    Args:
+        free_shared_memory: Remove what dead nodes have left in it, before anything is looked at.
 
     Returns:
         0, or 1 when something that the stack cannot do without is missing or broken.
     """
+    if free_shared_memory and SHARED_MEMORY.is_dir():
+        freed = remove_segments(abandoned_segments())
+        print(f"{SHARED_MEMORY}: {freed / _MIB:.0f} MiB of nodes that were killed removed")
     prepare()
     table = Table(title="fog doctor", title_justify="left", show_lines=False)
     table.add_column("part", no_wrap=True)
@@ -256,14 +263,19 @@ def check_disk() -> list[Finding]:
 
 def check_shared_memory() -> list[Finding]:
     """Fast DDS passes images through /dev/shm: 32 MB for each process, some more for readers."""
-    folder = Path("/dev/shm")
+    folder = SHARED_MEMORY
     advice = "give the container more: docker run --shm-size=1g (or --ipc=host)"
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return [Finding("/dev/shm", "warn", "missing or not writable: images go by UDP", advice)]
     usage = shutil.disk_usage(folder)
     enough = usage.free >= 256 * _MIB
     found = f"{usage.free / _MIB:.0f} of {usage.total / _MIB:.0f} MiB free"
-    return [Finding("/dev/shm", "ok" if enough else "warn", found, "" if enough else advice)]
+    findings = [Finding("/dev/shm", "ok" if enough else "warn", found, "" if enough else advice)]
+    left = abandoned_segments(folder)
+    if left:
+        found = f"{sum(left.values()) / _MIB:.0f} MiB of {len(left)} segments whose node was killed"
+        findings.append(Finding("dead nodes", "warn", found, "fog doctor --free-shared-memory"))
+    return findings
 
 
 CHECKS: tuple[Callable[[], Sequence[Finding]], ...] = (

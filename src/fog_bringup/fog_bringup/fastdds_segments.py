@@ -1,0 +1,76 @@
+"""Shared memory of Fast DDS that nobody uses any more.
+
+Every process of ROS has segments in /dev/shm, 32 MB and more each, that carry its images. One that
+is killed leaves them behind, and nothing takes them away before the machine starts again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
+_SEGMENT = re.compile(r"fastdds_[0-9a-f]{16}")
+
+
+def abandoned_segments(folder: Path = SHARED_MEMORY) -> dict[Path, int]:
+    """Segments whose owner is dead, in whatever container it lived.
+
+    Their owner holds a lock on the file beside them, ``SEGMENT_el``, for as long as it lives; names
+    are random and never used again.
+
+    Args:
+        folder: Where they are.
+
+    Returns:
+        Segment -> size in bytes; without those of others that cannot be asked or removed.
+    """
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if _SEGMENT.fullmatch(path.name) and _is_free(_lock_of(path)):
+            try:
+                found[path] = path.stat().st_size
+            except OSError:  # gone in the meantime
+                continue
+    return found
+
+
+def remove_segments(segments: dict[Path, int]) -> int:
+    """Take abandoned segments away.
+
+    Args:
+        segments: As :func:`abandoned_segments` gives them.
+
+    Returns:
+        How many bytes are free now that were not.
+    """
+    freed = 0
+    for path, size in segments.items():
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            continue
+        freed += size
+        _lock_of(path).unlink(missing_ok=True)
+    return freed
+
+
+def _lock_of(segment: Path) -> Path:
+    return segment.with_name(segment.name + "_el")
+
+
+def _is_free(lock: Path) -> bool:
+    try:
+        # For writing: whoever may not may not remove it either.
+        file = os.open(lock, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    return True
