@@ -17,6 +17,7 @@ from geometry_msgs.msg import Twist
 from processes import NodeProcess, ros_environment
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from synthetic_robot import SyntheticRobot
 from toy_bundle import write_toy_bundle
 
@@ -249,6 +250,22 @@ def test_a_bundle_that_does_not_fit_the_robot_is_refused(
     with NodeProcess(parameters(**values), node_environment) as node:
         assert node.wait(60) == 2
         assert "They differ in" in node.output()
+
+
+def test_what_came_after_configure_and_does_not_fit_is_refused_at_activation(
+    bundle: Path, robot: SyntheticRobot, node_environment: dict[str, str]
+) -> None:
+    with NodeProcess(parameters(bundle=str(bundle)), node_environment) as node:
+        assert robot.change_state("configure")
+        wants_old_commands = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        late = robot.node.create_subscription(Twist, "/cmd_vel", print, wants_old_commands)
+        time.sleep(1.0)  # until the node has heard of it
+        assert not robot.change_state("activate")
+        node.wait_for("/cmd_vel expected by /synthetic_robot: its QoS does not fit")
+        assert not robot.commands
+        robot.node.destroy_subscription(late)
+        robot.wait(lambda: robot.change_state("activate"), "it stays refused")
+        robot.wait_until_driving()
 
 
 def test_follows_simulated_time_and_stops_with_it(

@@ -143,8 +143,14 @@ class PolicyNode(PolicyParametersNode, LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the control-rate timer, with a fresh recurrent state."""
-        result = super().on_activate(state)
         loop, topics, worker = self._loop, self._topics, self._worker
+        try:
+            if topics is not None:
+                topics.require_fit()  # who was not there yet at configure
+        except FogError as error:
+            self.get_logger().error(str(error))
+            return FAILURE
+        result = super().on_activate(state)
         try:
             assert loop is not None and topics is not None and worker is not None
             self._clock_watch.forgive()

@@ -85,7 +85,8 @@ class PolicyParametersNode(ParametersNode):
         self.check_s: float = self.declare(
             "check_s",
             1.0,
-            "Configure listens to the robot for so long, wall time, s; 0: it does not.",
+            "Configure waits up to 4 s for the robot, then listens to it for so long, wall time, "
+            "s; 0: neither.",
             low=0.0,
             high=30.0,
         )

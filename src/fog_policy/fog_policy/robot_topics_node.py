@@ -21,7 +21,7 @@ from fog_policy.command_limits import Command
 from fog_policy.command_outlet import CommandOutlet
 from fog_policy.control_loop import ControlLoop
 from fog_policy.encoding import encode_command
-from fog_policy.topic_fit_node import graph_misfit, listen
+from fog_policy.topic_fit_node import discover, graph_misfit, listen
 from fog_world_model.errors import FogError
 
 _ACKNOWLEDGED_S = 1.0
@@ -30,6 +30,9 @@ _ZEROS = 3
 """And how often at least: one who listens with best effort acknowledges nothing."""
 _DISCOVERED_S = 2.0
 """How long a new publisher waits at most for somebody to listen."""
+_GRAPH_S = 4.0
+"""How long a new node waits at most for those who publish: longer than the 3 s after which Fast DDS
+announces itself again."""
 _POLL_S = 0.02
 PROPOSED = "~/proposed_command"
 """Topic of what the policy wanted, of the action's type, once per decision."""
@@ -67,22 +70,22 @@ class RobotTopics:
         pause_s: float,
     ) -> None:
         self._node, self._loop, self._clock = node, loop, clock
-        self._shadow, self._pause_s = shadow, pause_s
+        self._bundle, self._shadow, self._pause_s = bundle, shadow, pause_s
         self._outlet = CommandOutlet(
             np.asarray(loop.task.safety.slew_per_s), 1.0 / loop.task.control_hz
         )
         self._inputs: list[Any] = []
-        inputs = {t: (kind, _input_qos(loop, t)) for t, kind in loop.topics().items()}
-        classes = {t: (_message_class(kind), qos) for t, (kind, qos) in inputs.items()}
+        self._inputs_fit = {t: (kind, _input_qos(loop, t)) for t, kind in loop.topics().items()}
+        classes = {t: (_message_class(kind), qos) for t, (kind, qos) in self._inputs_fit.items()}
         action = loop.task.action
         command_class, command_qos = _message_class(action.type), QoSProfile(depth=10)
-        outputs = {} if shadow else {action.topic: (action.type, command_qos)}
-        problems, silent = graph_misfit(node, inputs, outputs)
-        if not problems and check_s > 0:
+        self._outputs_fit = {} if shadow else {action.topic: (action.type, command_qos)}
+        if check_s > 0:
+            discover(node, classes, _GRAPH_S)
+        silent = self.require_fit()
+        if check_s > 0:
             heard = {t: c for t, c in classes.items() if t not in silent}
-            problems = messages_misfit(loop.task, listen(node, heard, check_s))
-        if problems:
-            raise FogError(f"bundle {bundle} does not fit this robot: {'; '.join(problems)}")
+            self._refuse(messages_misfit(loop.task, listen(node, heard, check_s)))
         if silent:
             node.get_logger().warning(f"nobody publishes {', '.join(silent)} yet")
         self._commands = node.create_lifecycle_publisher(command_class, action.topic, command_qos)
@@ -93,6 +96,23 @@ class RobotTopics:
             self._inputs.append(
                 node.create_subscription(message_class, topic, callback, qos, raw=True)
             )
+
+    def require_fit(self) -> list[str]:
+        """Compare with the graph as it is now.
+
+        Returns:
+            Topics that nobody publishes yet.
+
+        Raises:
+            FogError: Something there does not fit; the message says everything that does not.
+        """
+        problems, silent = graph_misfit(self._node, self._inputs_fit, self._outputs_fit)
+        self._refuse(problems)
+        return silent
+
+    def _refuse(self, problems: list[str]) -> None:
+        if problems:
+            raise FogError(f"bundle {self._bundle} does not fit this robot: {'; '.join(problems)}")
 
     def close(self) -> None:
         """Let go of them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rclpy.node import Node
@@ -11,6 +11,7 @@ from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 
 _SAMPLES = 8
 _POLL_S = 0.005
+_GRAPH_POLL_S = 0.05
 
 
 def graph_misfit(
@@ -39,6 +40,25 @@ def graph_misfit(
         for other in node.get_subscriptions_info_by_topic(topic):
             problems += _endpoint_misfit(topic, kind, other, "expected", qos, other.qos_profile)
     return list(dict.fromkeys(problems)), silent
+
+
+def discover(node: Node, topics: Iterable[str], seconds: float) -> None:
+    """Wait until every topic has a publisher on the graph, of whatever type.
+
+    Others are known a while after a node has begun only: those whose first announcement was lost
+    come with a later one. A robot that has not been discovered would seem to fit any bundle.
+
+    Args:
+        node: Sees the graph.
+        topics: Their names.
+        seconds: Wall time after which it ends in any case.
+    """
+    deadline = time.monotonic() + seconds
+    missing = list(topics)
+    while missing and time.monotonic() < deadline:
+        missing = [topic for topic in missing if not node.get_publishers_info_by_topic(topic)]
+        if missing:
+            time.sleep(_GRAPH_POLL_S)
 
 
 def listen(
