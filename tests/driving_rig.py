@@ -166,7 +166,7 @@ class Rig:
         node: Any = machine
         topics = RobotTopics(
             node, loop, node, lambda *_: None, guard,
-            bundle="", shadow=False, check_s=0.0, pause_s=0.02,
+            bundle="", shadow=False, discover_s=0.0, check_s=0.0, pause_s=0.02,
         )  # fmt: skip
         self.driving = Driving(
             node, loop, topics, node, node, guard, lambda: None, self.shown.append

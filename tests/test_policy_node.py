@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
 import signal
 import time
 from collections.abc import Iterator
@@ -76,8 +75,7 @@ def test_it_gives_its_shared_memory_back(bundle: Path) -> None:
     env = ros_environment(ROS_DOMAIN_ID=str(free_domain_id()))  # alone, so that all are its own
     with NodeProcess(parameters(bundle=str(bundle), autostart=True), env) as node:
         node.wait_for("command hold")
-        mapped = Path(f"/proc/{node.pid}/maps").read_text()
-        own = {Path(found) for found in re.findall(r"/dev/shm/fastdds_[0-9a-f]{16}\b", mapped)}
+        own = node.shared_memory()
         assert own and all(segment.exists() for segment in own)
         assert node.stop() == 0
         assert not [segment for segment in own if segment.exists()]

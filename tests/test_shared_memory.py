@@ -8,15 +8,13 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
 from processes import NodeProcess, executable, ros_environment
 
 from fog_bringup.closed_loop import free_domain_id
 from fog_bringup.doctor import check_shared_memory
-from fog_bringup.fastdds_segments import SHARED_MEMORY, abandoned_segments
+from fog_bringup.fastdds_segments import abandoned_segments
 
 
-@pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="this machine has no /dev/shm")
 def test_segments_of_a_killed_node_are_removed_and_those_of_a_living_one_stay(
     tmp_path: Path,
 ) -> None:
@@ -57,9 +55,7 @@ def _recorder(folder: Path, domain: int) -> NodeProcess:
 def _segments(node: NodeProcess) -> set[Path]:
     deadline = time.monotonic() + 30.0
     while time.monotonic() < deadline:
-        mapped = Path(f"/proc/{node.pid}/maps").read_text()
-        found = {Path(name) for name in re.findall(r"/dev/shm/fastdds_[0-9a-f]{16}\b", mapped)}
-        if found:
+        if found := node.shared_memory():
             return found
         time.sleep(0.05)
     raise AssertionError(f"no segment is mapped; its output:\n{node.output()}")

@@ -271,7 +271,7 @@ def check_shared_memory() -> list[Finding]:
     enough = usage.free >= 256 * _MIB
     found = f"{usage.free / _MIB:.0f} of {usage.total / _MIB:.0f} MiB free"
     findings = [Finding("/dev/shm", "ok" if enough else "warn", found, "" if enough else advice)]
-    left = abandoned_segments(folder)
+    left = abandoned_segments()
     if left:
         found = f"{sum(left.values()) / _MIB:.0f} MiB of {len(left)} segments whose node was killed"
         findings.append(Finding("dead nodes", "warn", found, "fog doctor --free-shared-memory"))

@@ -15,20 +15,17 @@ SHARED_MEMORY = Path("/dev/shm")
 _SEGMENT = re.compile(r"fastdds_[0-9a-f]{16}")
 
 
-def abandoned_segments(folder: Path = SHARED_MEMORY) -> dict[Path, int]:
+def abandoned_segments() -> dict[Path, int]:
     """Segments whose owner is dead, in whatever container it lived.
 
     Their owner holds a lock on the file beside them, ``SEGMENT_el``, for as long as it lives; names
     are random and never used again.
 
-    Args:
-        folder: Where they are.
-
     Returns:
         Segment -> size in bytes; without those of others that cannot be asked or removed.
     """
     found = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(SHARED_MEMORY.iterdir()):
         if _SEGMENT.fullmatch(path.name) and _is_free(_lock_of(path)):
             try:
                 found[path] = path.stat().st_size

@@ -54,7 +54,7 @@ from fog_policy.driving_node import Driving
 from fog_policy.inference_worker import InferenceWorker
 from fog_policy.policy_parameters_node import PolicyParametersNode
 from fog_policy.policy_status_node import PolicyStatus
-from fog_policy.robot_topics_node import RobotTopics
+from fog_policy.robot_topics_node import DISCOVER_S, RobotTopics
 from fog_policy.run_file import RunFile, RunState
 from fog_policy.safety import EmergencyStop, Reason, Verdict
 from fog_world_model.errors import FogError
@@ -145,14 +145,10 @@ class PolicyNode(PolicyParametersNode, LifecycleNode):
         """Start the control-rate timer, with a fresh recurrent state."""
         loop, topics, worker = self._loop, self._topics, self._worker
         try:
-            if topics is not None:
-                topics.require_fit()  # who was not there yet at configure
-        except FogError as error:
-            self.get_logger().error(str(error))
-            return FAILURE
-        result = super().on_activate(state)
-        try:
             assert loop is not None and topics is not None and worker is not None
+            if not self._still_fits(topics):
+                return FAILURE
+            result = super().on_activate(state)
             self._clock_watch.forgive()
             self._driving = Driving(
                 self, loop, topics, worker, self._clock_watch, self._guard,
@@ -263,6 +259,8 @@ class PolicyNode(PolicyParametersNode, LifecycleNode):
             self._guard,
             bundle=self.bundle,
             shadow=self.shadow,
+            # After a restart zero commands are due first; activation looks again.
+            discover_s=DISCOVER_S if self.check_s > 0 and not self._status.restarted else 0.0,
             check_s=self.check_s,
             pause_s=1.0 / self.hold_hz,
         )
@@ -271,6 +269,15 @@ class PolicyNode(PolicyParametersNode, LifecycleNode):
         # What was made so far stays: no search through it while the robot is driven.
         gc.collect()
         gc.freeze()
+
+    def _still_fits(self, topics: RobotTopics) -> bool:
+        """Whether those who were not there yet at configure fit as well; why not is logged."""
+        try:
+            topics.require_fit()
+        except FogError as error:
+            self.get_logger().error(str(error))
+            return False
+        return True
 
     def _policy_thread(self) -> InferenceWorker:
         if self._worker is None:

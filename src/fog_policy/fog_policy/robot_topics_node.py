@@ -30,7 +30,7 @@ _ZEROS = 3
 """And how often at least: one who listens with best effort acknowledges nothing."""
 _DISCOVERED_S = 2.0
 """How long a new publisher waits at most for somebody to listen."""
-_GRAPH_S = 4.0
+DISCOVER_S = 4.0
 """How long a new node waits at most for those who publish: longer than the 3 s after which Fast DDS
 announces itself again."""
 _POLL_S = 0.02
@@ -49,6 +49,7 @@ class RobotTopics:
         guard: Around these calls.
         bundle: The loop's, for messages.
         shadow: Publish no command.
+        discover_s: How long to wait beforehand at most for those who publish, wall time, s.
         check_s: How long to listen beforehand whether the messages fit, wall time, s.
         pause_s: Between two zero commands that wait to be acknowledged, s.
 
@@ -66,6 +67,7 @@ class RobotTopics:
         *,
         bundle: str,
         shadow: bool,
+        discover_s: float,
         check_s: float,
         pause_s: float,
     ) -> None:
@@ -80,8 +82,7 @@ class RobotTopics:
         action = loop.task.action
         command_class, command_qos = _message_class(action.type), QoSProfile(depth=10)
         self._outputs_fit = {} if shadow else {action.topic: (action.type, command_qos)}
-        if check_s > 0:
-            discover(node, classes, _GRAPH_S)
+        discover(node, classes, discover_s)
         silent = self.require_fit()
         if check_s > 0:
             heard = {t: c for t, c in classes.items() if t not in silent}

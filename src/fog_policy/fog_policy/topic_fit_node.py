@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rclpy.node import Node
@@ -42,7 +42,7 @@ def graph_misfit(
     return list(dict.fromkeys(problems)), silent
 
 
-def discover(node: Node, topics: Iterable[str], seconds: float) -> None:
+def discover(node: Node, topics: Collection[str], seconds: float) -> None:
     """Wait until every topic has a publisher on the graph, of whatever type.
 
     Others are known a while after a node has begun only: those whose first announcement was lost
@@ -54,11 +54,10 @@ def discover(node: Node, topics: Iterable[str], seconds: float) -> None:
         seconds: Wall time after which it ends in any case.
     """
     deadline = time.monotonic() + seconds
-    missing = list(topics)
-    while missing and time.monotonic() < deadline:
-        missing = [topic for topic in missing if not node.get_publishers_info_by_topic(topic)]
-        if missing:
-            time.sleep(_GRAPH_POLL_S)
+    while time.monotonic() < deadline:
+        if all(node.get_publishers_info_by_topic(topic) for topic in topics):
+            return
+        time.sleep(_GRAPH_POLL_S)
 
 
 def listen(
