@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from fog_bringup.fastdds_segments import mapped_segments
 from fog_world_model.ros_environment import prepare
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -107,8 +108,7 @@ class NodeProcess:
 
     def shared_memory(self) -> set[Path]:
         """Segments of Fast DDS that it has mapped; its own alone, where its domain is."""
-        mapped = Path(f"/proc/{self.pid}/maps").read_text()
-        return {Path(found) for found in re.findall(r"/dev/shm/fastdds_[0-9a-f]{16}\b", mapped)}
+        return mapped_segments(self.pid)
 
     def output(self) -> str:
         """All that it has written so far."""

@@ -13,6 +13,16 @@ from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
 _SEGMENT = re.compile(r"fastdds_[0-9a-f]{16}")
+_MAPPED = re.compile(rf"{SHARED_MEMORY}/{_SEGMENT.pattern}\b")
+
+
+def mapped_segments(pid: int) -> set[Path]:
+    """Segments that a process uses: its own, and those of whoever has sent it something.
+
+    Raises:
+        OSError: There is no such process.
+    """
+    return {Path(name) for name in _MAPPED.findall(Path(f"/proc/{pid}/maps").read_text())}
 
 
 def abandoned_segments() -> dict[Path, int]:
@@ -52,6 +62,15 @@ def remove_segments(segments: dict[Path, int]) -> int:
         freed += size
         _lock_of(path).unlink(missing_ok=True)
     return freed
+
+
+def remove_after_kill(segments: set[Path]) -> None:
+    """Take away what a process that was killed has left.
+
+    Args:
+        segments: Those that it had mapped; of these the ones that nobody owns any more go.
+    """
+    remove_segments({p: size for p, size in abandoned_segments().items() if p in segments})
 
 
 def _lock_of(segment: Path) -> Path:

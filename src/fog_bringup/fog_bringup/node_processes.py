@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fog_bringup.fastdds_segments import mapped_segments, remove_after_kill
 from fog_bringup.process_guard import ESCALATION, ProcessGuard
 from fog_policy import exit_signals
 from fog_world_model.errors import FogError
@@ -120,7 +121,7 @@ class NodeProcesses:
             raise FogError(f"{name} has ended.{self.tail(name)}") from error
 
     def end(self, name: str, number: signal.Signals, limit_s: float) -> int:
-        """Send a node a signal, and wait for its end.
+        """Send a node a signal, and wait for its end; a killed one's shared memory goes with it.
 
         Returns:
             Its exit status, minus the signal's number where a signal ended it.
@@ -129,6 +130,10 @@ class NodeProcesses:
             FogError: It goes on.
         """
         process = self._processes[name]
+        segments: set[Path] = set()
+        if number == signal.SIGKILL:
+            with contextlib.suppress(OSError):  # it has ended already
+                segments = mapped_segments(process.pid)
         process.send_signal(number)
         try:
             status = process.wait(limit_s)
@@ -136,6 +141,8 @@ class NodeProcesses:
             tail = self.tail(name)
             raise FogError(f"{name} has not ended within {limit_s:g} s.{tail}") from error
         _close_input(process)
+        if segments:
+            remove_after_kill(segments)
         return status
 
     def check(self, names: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fog_bringup.benchmarks.recording_processes import TYPES, publishers, recorder, ros_environment
+from fog_bringup.fastdds_segments import mapped_segments, remove_after_kill
 from fog_bringup.live_scene import stamp_of
 from fog_bringup.progress import Report
 from fog_world_model.data.bag_reader import BagReader
@@ -24,6 +26,21 @@ _RUNS_S: Final = (0.5, 4.0)
 _BEGUN_BYTES: Final = 50_000
 """A bag of this size holds messages, not only the task."""
 _MATCH_S: Final = 60.0
+_DEPTH: Final = 1000
+"""Messages that a publisher repeats for a recorder that did not get them. It is deep, because what
+the middleware loses is not what the kill loses (``fog benchmark recording`` counts that, too)."""
+
+
+@dataclass
+class _Loss:
+    """What a bag of a killed recorder lacks."""
+
+    missing: int = 0
+    """Messages that were sent more than :data:`PROMISED_S` before the kill."""
+    oldest_s: float = 0.0
+    """Age of the oldest message that is missing, at the kill; younger ones count, too."""
+    sentences: list[str] = field(default_factory=list)
+    """Of each topic that lacks old messages."""
 
 
 def measure(kills: int, folder: Path, report: Report) -> dict[str, Any]:
@@ -40,17 +57,18 @@ def measure(kills: int, folder: Path, report: Report) -> dict[str, Any]:
     Returns:
         ``killed``, ``readable``, ``complete`` (nothing older than a second before the kill is
         missing on any topic), ``worst_s`` (age of the oldest message that is missing, at the kill,
-        over all; 0: none) and ``missing``, the messages older than a second that are not there.
+        over all; 0: none), ``missing``, the messages older than a second that are not there, and
+        ``losses``, a sentence for each topic of a bag that lacks such.
     """
     rng = np.random.default_rng()
-    results: list[dict[str, float]] = []
+    results: list[_Loss] = []
     unreadable = 0
     for size, count in (("640x480", kills - kills // 2), ("64x48", kills // 2)):
         place = folder / size
         place.mkdir(parents=True)
         environment = ros_environment()
         ended: list[tuple[Path, int]] = []
-        with publishers(place, environment, 30, size) as (begin, end):
+        with publishers(place, environment, 30, size, depth=_DEPTH) as (begin, end):
             for number in range(count):
                 report("killing recorders", len(results) + unreadable + number, kills)
                 bag = place / f"reach_cube_{number:03d}"
@@ -59,9 +77,11 @@ def measure(kills: int, folder: Path, report: Report) -> dict[str, Any]:
                         begin()
                     _wait_for_messages(bag)
                     time.sleep(rng.uniform(*_RUNS_S))
+                    segments = mapped_segments(process.pid)
                     killed_ns = time.time_ns()
                     process.send_signal(signal.SIGKILL)
                     process.wait()
+                    remove_after_kill(segments)
                 ended.append((bag, killed_ns))
             sent = end()
         for bag, killed_ns in ended:
@@ -73,9 +93,10 @@ def measure(kills: int, folder: Path, report: Report) -> dict[str, Any]:
     return {
         "killed": kills,
         "readable": len(results),
-        "complete": sum(not r["missing"] for r in results),
-        "worst_s": max((r["oldest_s"] for r in results), default=0.0),
-        "missing": sum(r["missing"] for r in results),
+        "complete": sum(not r.missing for r in results),
+        "worst_s": max((r.oldest_s for r in results), default=0.0),
+        "missing": sum(r.missing for r in results),
+        "losses": [sentence for r in results for sentence in r.sentences],
     }
 
 
@@ -88,7 +109,7 @@ def _wait_for_messages(bag: Path) -> None:
         time.sleep(0.02)
 
 
-def _missing(bag: Path, killed_ns: int, sent: dict[str, npt.NDArray[np.int64]]) -> dict[str, float]:
+def _missing(bag: Path, killed_ns: int, sent: dict[str, npt.NDArray[np.int64]]) -> _Loss:
     """Messages that were sent after the bag's first of their topic, and are not in it."""
     recovered = bag.with_name(f"{bag.name}_recovered")
     recover_bag(bag.with_name(f"{bag.name}.part"), recovered)
@@ -96,13 +117,21 @@ def _missing(bag: Path, killed_ns: int, sent: dict[str, npt.NDArray[np.int64]]) 
     with BagReader(recovered) as reader:
         for message in reader.messages([t for t in TYPES if t in reader.topics]):
             stamps[message.topic].append(stamp_of(message.data))
-    missing, oldest_s = 0, 0.0
+    loss = _Loss()
     for topic, there in stamps.items():
         # A recorder that had heard nothing of a topic when it was killed cannot have lost any.
-        first = min(there, default=killed_ns)
+        first, last = min(there, default=killed_ns), max(there, default=killed_ns)
         expected = sent[topic][(sent[topic] >= first) & (sent[topic] < killed_ns)]
         absent = np.setdiff1d(expected, np.asarray(there, np.int64))
-        if len(absent):
-            oldest_s = max(oldest_s, (killed_ns - int(absent.min())) / 1e9)
-        missing += int(np.sum(absent < killed_ns - PROMISED_S * 1e9))
-    return {"missing": missing, "oldest_s": oldest_s}
+        if not len(absent):
+            continue
+        oldest_s = (killed_ns - int(absent.min())) / 1e9
+        loss.oldest_s = max(loss.oldest_s, oldest_s)
+        if missing := int(np.sum(absent < killed_ns - PROMISED_S * 1e9)):
+            loss.missing += missing
+            loss.sentences.append(
+                f"{bag}: {topic}: {missing} of {len(expected)} are missing, the oldest sent "
+                f"{oldest_s:.2f} s before the kill; {int(np.sum(absent < last))} lie before the "
+                f"newest that is there, of {(killed_ns - last) / 1e9:.2f} s before the kill"
+            )
+    return loss

@@ -38,9 +38,21 @@ _START_S: Final = 60.0
 
 @contextlib.contextmanager
 def publishers(
-    folder: Path, environment: Mapping[str, str], camera_hz: float, size: str = "640x480"
+    folder: Path,
+    environment: Mapping[str, str],
+    camera_hz: float,
+    size: str = "640x480",
+    *,
+    depth: int = 10,
 ) -> Iterator[tuple[Any, Any]]:
     """Publish the streams from two processes, once every topic has a subscriber.
+
+    Args:
+        folder: For logs, and for the stamps sent.
+        environment: Of the processes.
+        camera_hz: Rate of the images, Hz.
+        size: Theirs, pixels.
+        depth: Messages of a topic that its publisher keeps; of images at most 60.
 
     Yields:
         A function to begin, and one to end, which gives the stamps sent, ns, by topic.
@@ -54,7 +66,8 @@ def publishers(
         for name, streams in described.items():
             sent = folder / f"sent_{name}.npz"
             sent.unlink(missing_ok=True)  # of an earlier run
-            command = [sys.executable, "-m", f"{NODES}.stream_publisher_node", str(sent), *streams]
+            command = [sys.executable, "-m", f"{NODES}.stream_publisher_node", str(sent)]
+            command += [str(depth if name == "sensors" else min(depth, 60)), *streams]
             log = folder / f"{name}.log"
             processes[sent] = stack.enter_context(running(command, environment, log)), log
 

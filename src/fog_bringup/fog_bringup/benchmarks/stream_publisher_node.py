@@ -1,6 +1,6 @@
 """Publishes made-up sensors at exact rates, and notes the stamp of every message that it sent.
 
-    python -m fog_bringup.benchmarks.stream_publisher_node SENT.npz TOPIC=TYPE@HZ...
+    python -m fog_bringup.benchmarks.stream_publisher_node SENT.npz DEPTH TOPIC=TYPE@HZ...
 
 It prints ``matched`` when every topic has a subscriber, begins at a line on standard input, and
 ends at the next line or at its end. A topic of type Image may say its size: ``Image:640x480``.
@@ -121,12 +121,14 @@ def _publish(
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node."""
-    output, *described = sys.argv[1:] if args is None else args
+    output, depth, *described = sys.argv[1:] if args is None else args
     prepare()
     rclpy.init(args=[])
     node = rclpy.create_node("stream_publisher")
     streams = [parse(text) for text in described]
-    publishers = [node.create_publisher(message_class(s.typename), s.topic, 10) for s in streams]
+    publishers = [
+        node.create_publisher(message_class(s.typename), s.topic, int(depth)) for s in streams
+    ]
     lines = _Lines()
     deadline = time.monotonic() + _MATCH_S
     while any(not p.get_subscription_count() for p in publishers):
