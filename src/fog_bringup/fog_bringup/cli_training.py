@@ -13,8 +13,10 @@ from fog_bringup.cli_evaluate_policy import EvaluatePolicy
 from fog_bringup.cli_train_policy import TrainPolicy
 from fog_bringup.cli_zero_shot import EvaluateZeroShot
 from fog_bringup.training_options import Training, seconds
+from fog_world_model.errors import FogError
 
 if TYPE_CHECKING:
+    from fog_world_model.data.episodes import EpisodeStore
     from fog_world_model.training.loop import FitResult, LoopConfig
 
 __all__ = ["Evaluate", "Train", "seconds"]
@@ -41,6 +43,21 @@ class _WorldModelTraining(Training):
     """Time between checkpoints."""
     start_from: Path | None = None
     """Checkpoint, or the name of a shipped world, whose weights training starts from."""
+    scale_from: Path | None = None
+    """Checkpoint of the other world model that this one is to be used with, if that was trained on
+    other episodes: proprioception is put on its scale. (--start-from brings a scale along.)"""
+
+    def open_store(self, path: Path) -> EpisodeStore:
+        """The recordings, on the scale that is asked for."""
+        from fog_world_model.data.episodes import EpisodeStore
+        from fog_world_model.training.train_world_models import on_scale_of
+
+        store = EpisodeStore(path, images=self.images)
+        if self.scale_from is None:
+            return store
+        if self.start_from is not None:
+            raise FogError("--scale-from: of no use with --start-from, which brings its own scale")
+        return on_scale_of(self.scale_from, store)
 
     def loop(self, batch_size: int, learning_rate: float, pictures_every: str = "0") -> LoopConfig:
         """Settings of the training loop."""
@@ -105,12 +122,11 @@ class TrainGlobal(_WorldModelTraining):
 
     def run(self) -> int:
         """Train."""
-        from fog_world_model.data.episodes import EpisodeStore
         from fog_world_model.global_model.global_model import GlobalChanges
         from fog_world_model.training.train_world_models import train_global
 
         loop = self.loop(self.batch_size, self.learning_rate, self.pictures_every)
-        store = EpisodeStore(self.store, images=self.images)
+        store = self.open_store(self.store)
         changes = GlobalChanges(
             residual=None if self.target == "preset" else self.target == "residual",
             autoregressive_steps=self.autoregressive_steps,
@@ -152,11 +168,10 @@ class TrainLocal(_WorldModelTraining):
 
     def run(self) -> int:
         """Train."""
-        from fog_world_model.data.episodes import EpisodeStore
         from fog_world_model.training.train_world_models import train_local
 
         loop = self.loop(self.batch_size, self.learning_rate)
-        store = EpisodeStore(self.store, images=self.images)
+        store = self.open_store(self.store)
         result = train_local(
             store,
             self.output,

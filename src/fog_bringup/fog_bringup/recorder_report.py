@@ -53,13 +53,19 @@ class RecorderReport:
         self._begun_at = time.monotonic()
 
     def rates(self) -> dict[str, float]:
-        """Topic -> Hz over the last seconds, in the time of the recorder's clock."""
-        if len(self._history) < 2:
-            return {}
-        (begin, before), (end, after) = self._history[0], self._history[-1]
-        if end <= begin:
-            return dict.fromkeys(after, 0.0)
-        return {t: (n - before.get(t, 0)) / (end - begin) for t, n in after.items()}
+        """Topic -> Hz over the last seconds, in the time of the recorder's clock.
+
+        A topic that has begun within them is measured from where it was heard first; one that has
+        just begun has no rate yet.
+        """
+        rates = {}
+        for topic, count in (self._history[-1][1] if self._history else {}).items():
+            heard = [(at, n[topic]) for at, n in self._history if n.get(topic)]
+            if len(heard) == 1:
+                continue
+            passed = heard[-1][0] - heard[0][0] if heard else 0.0
+            rates[topic] = (count - heard[0][1]) / passed if passed > 0.0 else 0.0
+        return rates
 
     def assess(self) -> list[str]:
         """Look at the topics again, about once a second; sentences that were not true before."""
@@ -75,7 +81,9 @@ class RecorderReport:
         rates, heard = self.rates(), {t: s.heard for t, s in streams.items()}
         image = self._task.image.topic
         if (compressed := compressed_topic(image)) in streams and image not in streams:
-            rates[image], heard[image] = rates.get(compressed, 0.0), heard[compressed]
+            heard[image] = heard[compressed]
+            if compressed in rates:
+                rates[image] = rates[compressed]
         before = self.shortcomings
         self.shortcomings = shortcomings(rates, heard, self.wrong_types, self._task)
         session = self._intake.session

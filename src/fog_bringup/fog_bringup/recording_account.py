@@ -364,7 +364,7 @@ def shortcomings(
     """What a recording of the task would lack.
 
     Args:
-        rates: Topic -> present rate, Hz.
+        rates: Topic -> present rate, Hz; none yet for a topic that has just begun.
         heard: Topic -> messages that have arrived.
         wrong_types: Topic -> interface under which it is published instead of the task's.
         task: Names topics and what they have to deliver.
@@ -375,16 +375,16 @@ def shortcomings(
     found: dict[str, Shortcoming] = {}
     types = task.topics()
     for topic, needed_hz in needed_rates(task).items():
-        rate_hz = rates.get(topic, 0.0)
+        rate_hz = rates.get(topic)
         if topic in wrong_types:
             found[topic] = Shortcoming(
                 "type",
                 f"{topic} is published as {wrong_types[topic]}, but the task expects "
                 f"{types[topic]}; it is not recorded",
             )
-        elif not heard.get(topic) or (needed_hz and not rate_hz):
+        elif not heard.get(topic) or (needed_hz and rate_hz == 0.0):
             found[topic] = Shortcoming("silent", f"{topic} is silent: nothing comes from it")
-        elif rate_hz < _SLOW * needed_hz:
+        elif rate_hz is not None and rate_hz < _SLOW * needed_hz:
             found[topic] = Shortcoming(
                 "slow",
                 f"{topic} is slow: it comes at {rate_hz:.1f} Hz, and the task needs "

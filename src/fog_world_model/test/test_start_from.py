@@ -23,6 +23,7 @@ from fog_world_model.training.train_world_models import (
     load_global,
     load_local,
     load_worlds,
+    on_scale_of,
     train_global,
     train_local,
 )
@@ -162,8 +163,20 @@ def test_both_models_and_the_store_are_on_one_scale(
     train_local(second, tmp_path / "stranger", STILL, preset="tiny", window=5)
     vector = np.array([[1.0, 2.0]], np.float32)
     assert not np.array_equal(second.normalisation.apply(vector), first.normalisation.apply(vector))
-    with pytest.raises(FogError, match=r"proprioception of different scales"):
+    with pytest.raises(FogError, match=r"proprioception of different scales.*--scale-from"):
         load_worlds(tmp_path / "global", tmp_path / "stranger", second)
+    scaled = on_scale_of(tmp_path / "stranger", first)
+    train_global(scaled, tmp_path / "fitting", STILL, preset="tiny")
+    _, _, seen = load_worlds(tmp_path / "fitting", tmp_path / "stranger", first)
+    assert seen.normalisation.to_dict() == second.normalisation.to_dict()
+    with pytest.raises(FogError, match=r"on another scale; give --scale-from"):
+        train_global(
+            first,
+            tmp_path / "fitting",
+            dataclasses.replace(STILL, max_steps=2),
+            preset="tiny",
+            resume=True,
+        )
     own = second.normalisation.to_dict()
     worlds, _, seen = load_worlds(tmp_path / "global", tmp_path / "local", second)
     assert seen.normalisation.to_dict() == worlds[1].normalisation.to_dict() != own

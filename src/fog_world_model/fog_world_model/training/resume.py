@@ -60,6 +60,11 @@ def require_same_run(
             f"the episode store has {_short(data)}); give the store it was made from, or train "
             "anew in another folder"
         )
+    if here.get("normalisation") != found.get("normalisation"):
+        raise FogError(
+            f"checkpoint {path}: was trained with proprioception on another scale; give "
+            "--scale-from as it was given then, or train anew in another folder"
+        )
     differences = [
         line
         for key in ("preset", "config")

@@ -168,6 +168,17 @@ def train_local(
     )
 
 
+def on_scale_of(path: Path, store: EpisodeStore) -> EpisodeStore:
+    """The store, its proprioception on the scale of a world model of either kind.
+
+    For a model that is to be used with that one, and trained on other episodes.
+
+    Raises:
+        FogError: The checkpoint is missing, damaged or of another task.
+    """
+    return store.normalised_as(open_checkpoint(path, ("global", "local"), store.task).normalisation)
+
+
 def load_global(path: Path, task: TaskConfig | None = None) -> tuple[GlobalModel, Checkpoint]:
     """Load a global model for use (averaged weights, evaluation mode).
 
@@ -201,7 +212,7 @@ def load_worlds(
         raise FogError(
             f"checkpoints {global_path} and {local_path}: trained on proprioception of different "
             "scales, so that the one cannot read what the other imagines; train both on one store, "
-            "or either with --start-from on one that goes with the other"
+            "or one of them with --scale-from the other"
         )
     return worlds, local, store.normalised_as(scales[0])
 
