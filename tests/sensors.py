@@ -186,9 +186,12 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0
         time.sleep(0.02)
 
 
-def recorder(env: Mapping[str, str], output: Path, **parameters: Any) -> NodeProcess:
-    """Start a recorder of the task reach_cube."""
+def recorder(
+    env: Mapping[str, str], output: Path, *remappings: str, **parameters: Any
+) -> NodeProcess:
+    """Start a recorder of the task reach_cube, with remappings ``FROM:=TO``."""
     command = [sys.executable, "-m", "fog_bringup.recorder_node", "--ros-args"]
+    command += [part for rule in remappings for part in ("-r", rule)]
     given = {"min_free_mb": 1, **parameters, "output": str(output)}
     for key, value in given.items():
         command += ["-p", f"{key}:={json.dumps(value)}"]

@@ -186,12 +186,13 @@ def test_images_are_compressed_on_request(
     assert np.abs(shown.astype(int) - sent).max() <= error
 
 
+@pytest.mark.parametrize("published", [f"{CAMERA}/compressed", "/front/compressed"])
 def test_compressed_images_are_recorded_as_they_come(
-    env: Environment, sensors: Sensors, tmp_path: Path
+    env: Environment, sensors: Sensors, tmp_path: Path, published: str
 ) -> None:
     topic, typename = f"{CAMERA}/compressed", "sensor_msgs/msg/CompressedImage"
-    with recorder(env, tmp_path):
-        sensors.offer(topic, typename)
+    with recorder(env, tmp_path, f"{topic}:={published}"):
+        sensors.offer(published, typename)
         _, path = sensors.call("start")
         sent = []
         for k in range(20):
@@ -202,7 +203,7 @@ def test_compressed_images_are_recorded_as_they_come(
                 data=np.arange(9, dtype=np.uint8),
             )
             sent.append(messages.serialise(image))
-            sensors.send(topic, sent[-1])
+            sensors.send(published, sent[-1])
             time.sleep(0.02)
         time.sleep(0.2)
         sensors.call("stop")

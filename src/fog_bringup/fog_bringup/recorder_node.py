@@ -309,7 +309,7 @@ class RecorderNode(FogNode):
         """Take the camera's compressed images, where it offers no others."""
         image = self._task.image.topic
         compressed = compressed_topic(image)
-        if image in self._intake.streams or not self.count_publishers(compressed):
+        if image in self._intake.streams or not self.get_publishers_info_by_topic(compressed):
             self._compressed_since = time.monotonic()
         elif time.monotonic() - self._compressed_since > _PATIENCE_S:
             self._match(compressed, COMPRESSED_IMAGE)
