@@ -50,12 +50,16 @@ class Collect:
     has to know."""
     policy_share: float = 0.5
     """That share; the other ways of driving share the rest."""
+    vary: str = ""
+    """What differs from episode to episode, so that a policy learns to bear it: mass, friction,
+    light, pitch, or several, separated by commas (of the Go2's tasks)."""
 
     def run(self) -> int:
         """Record."""
         from fog_bringup.collect import CollectConfig, collect
         from fog_bringup.drivers import DriverMix
         from fog_bringup.progress import progress_bar
+        from fog_bringup.robots.variations import parse_variations
         from fog_bringup.tasks import find_task
 
         share = 0.0 if self.policy is None else self.policy_share
@@ -70,7 +74,13 @@ class Collect:
             policy=share,
             bundle=str(self.policy or ""),
         )
-        config = CollectConfig(steps=self.steps, seed=self.seed, mix=mix, workers=self.workers)
+        config = CollectConfig(
+            steps=self.steps,
+            seed=self.seed,
+            mix=mix,
+            workers=self.workers,
+            vary=parse_variations(self.vary, "--vary"),
+        )
         with progress_bar() as report:
             result = collect(find_task(self.task), self.output, config, progress=report)
         for bag in result.bags:

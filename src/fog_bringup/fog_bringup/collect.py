@@ -23,6 +23,7 @@ from typing import Any
 from fog_bringup.drivers import DriverMix
 from fog_bringup.episode_recording import Share, record_share
 from fog_bringup.progress import Report
+from fog_bringup.robots.variations import SCENE
 from fog_world_model.errors import FogError
 from fog_world_model.task import TaskConfig
 
@@ -45,6 +46,8 @@ class CollectConfig:
     image_height: int | None = None
     """Rows of the picture; None: what the task's options say."""
     image_width: int | None = None
+    vary: tuple[str, ...] = ()
+    """Variations of the scene (:mod:`.robots.variations`) that every episode draws anew."""
 
     def limits(self, task: TaskConfig) -> tuple[int | None, int]:
         """Episodes (None: as many as it takes) and the control steps to expect.
@@ -57,6 +60,11 @@ class CollectConfig:
             raise FogError("collect: give one of episodes, steps and seconds, greater than zero")
         if self.workers < 1:
             raise FogError(f"collect: workers must be at least 1, not {self.workers}")
+        if other := [name for name in self.vary if name not in SCENE]:
+            raise FogError(
+                f"collect: {', '.join(other)} cannot be varied here, where no message is sent: "
+                f"what can be is {', '.join(SCENE)}; robot_node has a parameter vary for the others"
+            )
         if self.episodes is not None:
             return self.episodes, self.episodes * task.episode.max_steps
         return None, self.steps or max(1, math.ceil((self.seconds or 0.0) * task.control_hz))
@@ -123,11 +131,13 @@ def collect(
     workers = config.workers if episodes is None else min(config.workers, episodes)
     tally = _Tally(progress, f"collecting {task.name}", steps)
     part = path.with_name(path.name + ".part")
-    robot = {
+    robot: dict[str, Any] = {
         "camera_hz": config.camera_hz,
         "image_height": config.image_height,
         "image_width": config.image_width,
     }
+    if config.vary:
+        robot["vary"] = config.vary
     shares = [
         Share(
             task,

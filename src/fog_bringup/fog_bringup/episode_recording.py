@@ -75,10 +75,13 @@ def record_share(share: Share, report: Callable[[int, int], None], stop: Stop) -
     driver = make_driver(share.task, share.mix, robot)
     # Not where the bundle lies on this machine, but which one it is.
     mix = {**asdict(share.mix), "bundle": driver.policy}
-    custom = {
-        **task_custom_data(share.task),
-        "fog_collect": json.dumps({"seed": share.seed, "first_episode": share.first, "mix": mix}),
+    origin = {
+        "seed": share.seed,
+        "first_episode": share.first,
+        "mix": mix,
+        "vary": share.robot.get("vary", ()),
     }
+    custom = {**task_custom_data(share.task), "fog_collect": json.dumps(origin)}
     with BagWriter(share.path, custom, replace_part=True) as bag:
         done = written = 0
         while written < share.episodes if share.episodes is not None else done < share.steps:

@@ -143,6 +143,29 @@ def test_two_workers_record_the_same_episodes(
     assert [p.name for p in tmp_path.iterdir()] == ["bags"]
 
 
+def test_what_is_varied_is_drawn_for_every_episode(
+    task: TaskConfig, collected: Collected, tmp_path: Path
+) -> None:
+    """As an evaluation draws it: from the episode's seed, and the start stays where it was."""
+    config = CollectConfig(episodes=EPISODES, seed=5, mix=MIX, vary=("light", "friction"))
+    varied = collect(task, tmp_path / "bag", config)
+    assert not images(varied.bags).keys() & images(collected.bags).keys()
+    robot = make_robot(task, vary=config.vary, camera_hz=10.0)
+    conditions = []
+    for index in range(EPISODES):
+        robot.reset(episode_seed(5, index))
+        conditions.append(dict(robot.conditions))
+        first = robot.observe().image
+        assert first is not None and images(varied.bags)[first.tobytes()]
+    robot.close()
+    assert len({c["light_factor"] for c in conditions}) == EPISODES
+    with BagReader(varied.bags[0]) as reader, BagReader(collected.bags[0]) as plain:
+        assert json.loads(reader.custom["fog_collect"])["vary"] == ["light", "friction"]
+        topic = "/sim/cube_pose"
+        starts = [next(iter(bag.messages([topic]))).data[12:] for bag in (reader, plain)]
+    assert starts[0] == starts[1]
+
+
 def test_steps_and_seconds_finish_their_episodes(tmp_path: Path) -> None:
     task = short("pusht")
     by_steps = collect(task, tmp_path / "a", CollectConfig(steps=STEPS + 1))
@@ -159,6 +182,11 @@ def test_steps_and_seconds_finish_their_episodes(tmp_path: Path) -> None:
         (CollectConfig(steps=0), "greater than zero"),
         (CollectConfig(steps=5, workers=0), "workers"),
         (CollectConfig(steps=5, camera_hz=3.0), "camera_hz"),
+        (
+            CollectConfig(steps=5, vary=("latency",)),
+            r"latency cannot be varied here.*parameter vary",
+        ),
+        (CollectConfig(steps=5, vary=("light",)), r"scene .* cannot be varied"),
         (CollectConfig(steps=5, workers=2, camera_hz=3.0), "camera_hz"),
     ],
 )
