@@ -44,11 +44,12 @@ class _WorldModelTraining(Training):
     start_from: Path | None = None
     """Checkpoint, or the name of a shipped world, whose weights training starts from."""
     scale_from: Path | None = None
-    """Checkpoint of the other world model that this one is to be used with, if that was trained on
-    other episodes: proprioception is put on its scale. (--start-from brings a scale along.)"""
+    """Checkpoint, or the name of a shipped world, that this model is to be used with, and that was
+    trained on other episodes: proprioception is put on its scale. --start-from brings its own."""
 
     def open_store(self, path: Path) -> EpisodeStore:
         """The recordings, on the scale that is asked for."""
+        from fog_bringup.worlds import find_part
         from fog_world_model.data.episodes import EpisodeStore
         from fog_world_model.training.train_world_models import on_scale_of
 
@@ -57,7 +58,7 @@ class _WorldModelTraining(Training):
             return store
         if self.start_from is not None:
             raise FogError("--scale-from: of no use with --start-from, which brings its own scale")
-        return on_scale_of(self.scale_from, store)
+        return on_scale_of(find_part(self.scale_from, "local"), store)
 
     def loop(self, batch_size: int, learning_rate: float, pictures_every: str = "0") -> LoopConfig:
         """Settings of the training loop."""

@@ -61,6 +61,28 @@ def test_the_weight_of_the_reward_is_an_option_and_part_of_the_run(
     assert "--reward-std 0.0: expected more than 0" in capsys.readouterr().err
 
 
+def test_the_scale_of_another_world_model_is_an_option_and_part_of_the_run(
+    store: EpisodeStore,
+    long_store: EpisodeStore,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = str(tmp_path / "local")
+    few = ["--preset", "tiny", "--batch-size", "2", "--device", "cpu", "--max-steps"]
+    assert main(["train", "local", str(long_store.path), other, *few, "1"]) == 0
+    scale = open_checkpoint(tmp_path / "local", "local").normalisation.to_dict()
+    assert scale != store.normalisation.to_dict()
+    command = ["train", "global", str(store.path), str(tmp_path / "global"), *few]
+    assert main([*command, "1", "--scale-from", other]) == 0
+    assert open_checkpoint(tmp_path / "global", "global").normalisation.to_dict() == scale
+    assert main([*command, "2", "--resume"]) == 2
+    assert "on another scale; give --scale-from as it was given" in capsys.readouterr().err
+    assert main([*command, "2", "--scale-from", other, "--start-from", other]) == 2
+    assert "of no use with --start-from, which brings its own scale" in capsys.readouterr().err
+    assert main([*command, "2", "--scale-from", "no_such_world"]) == 2
+    assert "no_such_world: no such folder, and no shipped world" in capsys.readouterr().err
+
+
 def test_the_length_of_windows_is_an_option_and_part_of_the_run(
     long_store: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
