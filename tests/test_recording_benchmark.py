@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fog_bringup import fastdds_segments
 from fog_bringup.benchmarks import killed_recorders
 from fog_bringup.fastdds_segments import mapped_segments
 
@@ -27,7 +28,7 @@ def test_killed_recorders_lose_nothing_older_than_a_second(
         segments.update(found := mapped_segments(pid))
         return found
 
-    monkeypatch.setattr(killed_recorders, "mapped_segments", mapped)
+    monkeypatch.setattr(fastdds_segments, "mapped_segments", mapped)
     result = killed_recorders.measure(4, tmp_path / "kills", lambda *arguments: None)
     assert result["killed"] == result["readable"] == 4
     assert segments and not any(path.exists() for path in segments)  # nor anything in memory

@@ -6,9 +6,11 @@ is killed leaves them behind, and nothing takes them away before the machine sta
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -25,17 +27,20 @@ def mapped_segments(pid: int) -> set[Path]:
     return {Path(name) for name in _MAPPED.findall(Path(f"/proc/{pid}/maps").read_text())}
 
 
-def abandoned_segments() -> dict[Path, int]:
+def abandoned_segments(among: Iterable[Path] | None = None) -> dict[Path, int]:
     """Segments whose owner is dead, in whatever container it lived.
 
     Their owner holds a lock on the file beside them, ``SEGMENT_el``, for as long as it lives; names
     are random and never used again.
 
+    Args:
+        among: Where to look; None: in all of the shared memory.
+
     Returns:
         Segment -> size in bytes; without those of others that cannot be asked or removed.
     """
     found = {}
-    for path in sorted(SHARED_MEMORY.iterdir()):
+    for path in sorted(SHARED_MEMORY.iterdir() if among is None else among):
         if _SEGMENT.fullmatch(path.name) and _is_free(_lock_of(path)):
             try:
                 found[path] = path.stat().st_size
@@ -64,13 +69,14 @@ def remove_segments(segments: dict[Path, int]) -> int:
     return freed
 
 
-def remove_after_kill(segments: set[Path]) -> None:
-    """Take away what a process that was killed has left.
-
-    Args:
-        segments: Those that it had mapped; of these the ones that nobody owns any more go.
-    """
-    remove_segments({p: size for p, size in abandoned_segments().items() if p in segments})
+@contextlib.contextmanager
+def removed_after_kill(pid: int) -> Iterator[None]:
+    """Around the kill of a process and the wait for its end: take away what it leaves."""
+    segments: set[Path] = set()
+    with contextlib.suppress(OSError):  # it has ended already
+        segments = mapped_segments(pid)
+    yield
+    remove_segments(abandoned_segments(segments))
 
 
 def _lock_of(segment: Path) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fog_bringup.fastdds_segments import mapped_segments, remove_after_kill
+from fog_bringup.fastdds_segments import removed_after_kill
 from fog_bringup.process_guard import ESCALATION, ProcessGuard
 from fog_policy import exit_signals
 from fog_world_model.errors import FogError
@@ -130,19 +130,15 @@ class NodeProcesses:
             FogError: It goes on.
         """
         process = self._processes[name]
-        segments: set[Path] = set()
-        if number == signal.SIGKILL:
-            with contextlib.suppress(OSError):  # it has ended already
-                segments = mapped_segments(process.pid)
-        process.send_signal(number)
-        try:
-            status = process.wait(limit_s)
-        except subprocess.TimeoutExpired as error:
-            tail = self.tail(name)
-            raise FogError(f"{name} has not ended within {limit_s:g} s.{tail}") from error
+        killed = number == signal.SIGKILL
+        with removed_after_kill(process.pid) if killed else contextlib.nullcontext():
+            process.send_signal(number)
+            try:
+                status = process.wait(limit_s)
+            except subprocess.TimeoutExpired as error:
+                tail = self.tail(name)
+                raise FogError(f"{name} has not ended within {limit_s:g} s.{tail}") from error
         _close_input(process)
-        if segments:
-            remove_after_kill(segments)
         return status
 
     def check(self, names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fog_bringup.benchmarks.recording_processes import TYPES, publishers, recorder, ros_environment
-from fog_bringup.fastdds_segments import mapped_segments, remove_after_kill
+from fog_bringup.fastdds_segments import removed_after_kill
 from fog_bringup.live_scene import stamp_of
 from fog_bringup.progress import Report
 from fog_world_model.data.bag_reader import BagReader
@@ -77,11 +77,10 @@ def measure(kills: int, folder: Path, report: Report) -> dict[str, Any]:
                         begin()
                     _wait_for_messages(bag)
                     time.sleep(rng.uniform(*_RUNS_S))
-                    segments = mapped_segments(process.pid)
-                    killed_ns = time.time_ns()
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
-                    remove_after_kill(segments)
+                    with removed_after_kill(process.pid):
+                        killed_ns = time.time_ns()
+                        process.send_signal(signal.SIGKILL)
+                        process.wait()
                 ended.append((bag, killed_ns))
             sent = end()
         for bag, killed_ns in ended:
