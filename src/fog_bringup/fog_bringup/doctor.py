@@ -32,14 +32,7 @@ SETUP = "run `make setup` and use its .venv"
 _GIB, _MIB = 2**30, 2**20
 _COLOUR: dict[State, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
-_START_ROS = """
-import rclpy
-rclpy.init(args=[])
-node = rclpy.create_node("fog_doctor")
-print(rclpy.get_rmw_implementation_identifier())
-node.destroy_node()
-rclpy.try_shutdown()
-"""
+_START_ROS = "from fog_bringup.middleware_node import main; main()"
 
 _RENDER = """
 import os
