@@ -166,6 +166,11 @@ class TrainLocal(_WorldModelTraining):
     window: int = 16
     """Observations in a window. The state is not learned to remember what lies further back: a task
     in which things leave the picture for longer wants longer ones."""
+    light_jitter: float | None = None
+    """How much brighter, darker and differently coloured a window may look to the model than it was
+    recorded, 0 to 0.8: 0.5 is half to one and a half times as bright. What it has to decode stays
+    as recorded. For robots that will work under other lamps than those of the recordings. Not
+    given: that of --start-from, or 0."""
 
     def run(self) -> int:
         """Train."""
@@ -180,6 +185,7 @@ class TrainLocal(_WorldModelTraining):
             preset=self.preset,
             reward_std=self.reward_std,
             window=self.window,
+            light_jitter=self.light_jitter,
             start_from=self.parent("local"),
             resume=self.resume,
         )

@@ -222,6 +222,20 @@ def test_what_may_change(trained: Path, coded_store: EpisodeStore, tmp_path: Pat
     assert resume(path, coded_store, **changes) == 4
 
 
+def test_a_checkpoint_from_before_a_setting_goes_on(
+    trained: Path, coded_store: EpisodeStore, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(trained, tmp_path / "copy"))
+    found = json.loads((path / "manifest.json").read_text())
+    del found["config"]["light_jitter"], found["window"]  # what it was then: none, and 16
+    (path / "manifest.json").write_text(json.dumps(found))
+    with pytest.raises(FogError, match=r"this run: window was 16, is 5\. Give"):
+        resume(path, coded_store)
+    found["window"] = 5
+    (path / "manifest.json").write_text(json.dumps(found))
+    assert resume(path, coded_store) == 4
+
+
 def test_other_data_are_refused(trained: Path, coded_store: EpisodeStore, tmp_path: Path) -> None:
     writer = EpisodeWriter(tmp_path / "other", coded_store.task)
     for index in range(3):

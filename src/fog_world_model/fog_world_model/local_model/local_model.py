@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fog_world_model.data.light_jitter import light_jitter
 from fog_world_model.data.windows import Windows
 from fog_world_model.local_model.encoder import Decoder, Encoder, mlp
 from fog_world_model.local_model.rssm import RSSM, Gaussian, LatentState, kl_divergence
@@ -36,6 +38,9 @@ class LocalModelConfig:
     """Weight of pulling the posterior to the prior (KL balance)."""
     reward_std: float = 0.1
     """Standard deviation at which rewards are modelled: smaller weighs the reward more."""
+    light_jitter: float = 0.0
+    """How much the light changes in what the encoder sees in training, not in what is to be
+    decoded, so that the state need not tell lamps apart; see :func:`.light_jitter.light_jitter`."""
 
 
 PRESETS: dict[str, dict[str, int]] = {
@@ -145,7 +150,11 @@ class LocalModel(nn.Module):
             ``image``, ``proprioception``, ``reward``, ``continue``, ``kl`` and ``total``.
         """
         config = self.config
-        states, prior, posterior = self.filter(windows, sample=True)
+        seen = windows
+        if config.light_jitter > 0:
+            other = light_jitter(windows.image, config.light_jitter)
+            seen = dataclasses.replace(windows, image=other)
+        states, prior, posterior = self.filter(seen, sample=True)
         image, proprioception = self.decoder(states.features)
         # Half the squared error in units of [0, 1] summed over pixels, as DreamerV3 weighs it.
         image_loss = 0.5 * ((image - windows.image) / 2).square().sum((-3, -2, -1)).mean()

@@ -25,6 +25,8 @@ device, in how many parts) may change: they do not change what is computed, but 
 for the learning rate, which follows the new time budget or number of steps at once."""
 LATER: dict[str, Any] = {"moving_windows": 0.0, "started_from": None, "window": 16}
 """What manifests say of themselves since later, and what older ones meant."""
+LATER_OF_CONFIG: dict[str, Any] = {"light_jitter": 0.0}
+"""The same of the configuration of those models that have it."""
 _NEEDED = ("step", "seconds", "curve", "averages", "sampler")
 _ANEW = "; train anew in another folder"
 
@@ -65,11 +67,10 @@ def require_same_run(
             f"checkpoint {path}: was trained with proprioception on another scale; give "
             "--scale-from as it was given then, or train anew in another folder"
         )
-    differences = [
-        line
-        for key in ("preset", "config")
-        for line in differences_between(key, found.get(key), here.get(key))
-    ]
+    config = here.get("config") or {}
+    meant = {key: value for key, value in LATER_OF_CONFIG.items() if key in config}
+    differences = differences_between("preset", found.get("preset"), here.get("preset"))
+    differences += differences_between("config", meant | (found.get("config") or {}), config)
     for key, before_it_was_kept in LATER.items():
         old, new = (of.get(key, before_it_was_kept) for of in (found, here))
         differences += differences_between(key, old, new)

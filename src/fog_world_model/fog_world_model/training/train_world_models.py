@@ -115,6 +115,7 @@ def train_local(
     preset: str = "small",
     reward_std: float | None = None,
     window: int = 16,
+    light_jitter: float | None = None,
     start_from: Path | None = None,
     resume: bool = False,
 ) -> FitResult:
@@ -130,13 +131,15 @@ def train_local(
             or the preset's.
         window: Observations, at least 2. What lies further back than a window is not learned to be
             remembered.
+        light_jitter: How much the light changes in what the encoder sees, at most 0.8: with more
+            some pictures would be black. None: as in the checkpoint to start from, or not at all.
         start_from: Checkpoint whose averaged weights training starts from. The scale of the
             proprioception is its, too.
         resume: Go on from the checkpoint in ``output``.
 
     Raises:
-        FogError: The preset is unknown, ``reward_std`` or ``window`` cannot be, the checkpoint to
-            start from does not fit, or what :func:`.loop.fit` raises.
+        FogError: The preset is unknown, ``reward_std``, ``window`` or ``light_jitter`` cannot be,
+            the checkpoint to start from does not fit, or what :func:`.loop.fit` raises.
     """
     if preset not in local_model.PRESETS:
         raise FogError(f"--preset {preset}: known are {', '.join(local_model.PRESETS)}")
@@ -151,6 +154,10 @@ def train_local(
         if not 0 < reward_std < math.inf:
             raise FogError(f"--reward-std {reward_std}: expected more than 0")
         config = dataclasses.replace(config, reward_std=reward_std)
+    if light_jitter is not None:
+        if not 0 <= light_jitter <= 0.8:
+            raise FogError(f"--light-jitter {light_jitter}: expected 0 to 0.8")
+        config = dataclasses.replace(config, light_jitter=light_jitter)
     torch.manual_seed(loop.seed)
     model = LocalModel(config)
     if parent is not None:
