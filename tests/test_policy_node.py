@@ -64,7 +64,6 @@ def end(node: NodeProcess, number: signal.Signals, robot: SyntheticRobot) -> Non
     # As under a launcher, which passes on the Ctrl-C that the terminal has sent to all.
     with contextlib.suppress(ProcessLookupError, RuntimeError):
         node.send(number)
-    # The node goes on for as long as the report's picture takes, and says nothing more.
     assert node.wait(20) == 0
     robot.wait(lambda: robot.commands[-1][1] == 0.0, "the last command is not zero")
     assert robot.commands[-1][0] - begin < 2.0
@@ -176,6 +175,35 @@ def test_drives_and_stops(
         assert robot.change_state("activate")
         robot.wait_until_driving()
         end(node, signal.SIGTERM, robot)
+
+
+SLOW_DRAWING = """#!/bin/sh
+trap '' INT TERM
+while [ ! -e {go_on} ]; do sleep 0.05; done
+PATH={path} exec nice "$@"
+"""
+
+
+def test_the_end_does_not_wait_for_the_picture_which_follows(
+    bundle: Path, robot: SyntheticRobot, node_environment: dict[str, str], tmp_path: Path
+) -> None:
+    go_on, report, slow = tmp_path / "go_on", tmp_path / "report.json", tmp_path / "bin" / "nice"
+    path = node_environment["PATH"]
+    slow.parent.mkdir()
+    slow.write_text(SLOW_DRAWING.format(go_on=go_on, path=path))
+    slow.chmod(0o755)
+    env = {**node_environment, "PATH": f"{slow.parent}:{path}"}
+    command = parameters(bundle=str(bundle), report_path=str(report), autostart=True)
+    picture = report.with_suffix(".png")
+    try:
+        with NodeProcess(command, env) as node:
+            robot.wait_until_driving()
+            end(node, signal.SIGINT, robot)
+            assert json.loads(report.read_text())["task"] == "reach_cube"
+            assert not picture.exists()
+    finally:
+        go_on.touch()
+    robot.wait(picture.exists, "no picture was drawn", 30.0)
 
 
 def wait_for_speed(robot: SyntheticRobot, speed: float) -> None:

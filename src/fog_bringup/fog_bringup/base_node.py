@@ -16,6 +16,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from fog_policy import exit_signals
 from fog_policy.parameters_node import ParametersNode
 from fog_world_model.errors import FogError
 from fog_world_model.ros_environment import prepare
@@ -113,6 +114,9 @@ def run(make_node: Callable[[], FogNode], args: Sequence[str] | None = None) -> 
             status = _report(node, error)
         finally:
             status = _close(node) or status
+            # The process ends with the node; a second Ctrl-C, which a launcher passes on, would
+            # make a regular end look like a death.
+            exit_signals.ignore()
     return status
 
 
@@ -138,9 +142,10 @@ class _Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Put the former handlers back."""
+        """Put the former handlers back, unless others have been set meanwhile."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._receive:
+                signal.signal(number, handler)
 
     def _receive(self, number: int, frame: object) -> None:
         self.received = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,7 @@ class ControlFiles:
         self._drawing: subprocess.Popen[bytes] | None = None
 
     def write(self, report: ControlReport, about: dict[str, Any]) -> str:
-        """Write the report; the picture follows by itself a little later.
+        """Write the report; the picture follows by itself a little later, whatever comes.
 
         Args:
             report: What to write.
@@ -43,31 +42,21 @@ class ControlFiles:
             write_text(self._json.with_suffix(".txt"), report.text())
         except OSError as error:
             raise FogError(f"report {self._json}: not written ({error.strerror})") from error
-        self.wait(0.0)  # an older picture is not worth finishing
+        if self._drawing is not None and self._drawing.poll() is None:
+            self._drawing.kill()  # an older picture is not worth finishing
+            self._drawing.wait()
         # The control loop may be running, and comes first.
         nice = shutil.which("nice")
         command = [nice, "-n", "10"] if nice else []
         command += [sys.executable, "-m", "fog_policy.control_picture"]
+        # Nobody waits for it: a launcher gives a node that ends less time than drawing takes on a
+        # busy machine. In a session of its own it gets no Ctrl-C, and ends by itself.
         self._drawing = subprocess.Popen(
             [*command, str(self._json), str(self._json.with_suffix(".png"))],
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         stem = self._json.with_suffix("")
         return f"{stem}.json, {stem}.txt, {stem}.png"
-
-    def wait(self, timeout_s: float) -> bool:
-        """Let the drawing end; one that takes longer is given up.
-
-        Returns:
-            Whether there is a picture, or none was asked for.
-        """
-        if self._drawing is None:
-            return True
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._drawing.wait(timeout_s)
-        if self._drawing.poll() is None:
-            self._drawing.kill()
-        drawn = self._drawing.wait() == 0
-        self._drawing = None
-        return drawn

@@ -36,7 +36,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import rclpy
 from rclpy.clock import Clock, ClockType
@@ -235,7 +235,6 @@ class PolicyNode(PolicyParametersNode, LifecycleNode):
         self.halt()
         if self._worker is not None:
             self._worker.close()
-        self._status.close()
 
     def _load(self) -> None:
         loaded = load_loop(
@@ -343,24 +342,28 @@ class PolicyNode(PolicyParametersNode, LifecycleNode):
         return response
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; the process is meant to end with it.
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the node until SIGINT or SIGTERM, and end the process.
+
+    Its exit status is 0 after a signal, 2 after an error of the user.
 
     Args:
         args: Command line; ``sys.argv`` unless given.
-
-    Returns:
-        Exit status: 0 after a signal, 2 after an error of the user.
     """
     prepare()
     with exit_signals.raised():
         try:
-            return _run(args)
+            status = _run(args)
         except (KeyboardInterrupt, ExternalShutdownException):
-            return 0
+            status = 0
         except FogError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
-            return 2
+            status = 2
+    # The middleware gives its shared memory back (35 MB of /dev/shm) with the last reference to the
+    # node, which is in cycles.
+    gc.unfreeze()
+    gc.collect()
+    exit_signals.end_process(status)
 
 
 def _initialise(args: Sequence[str] | None) -> None:
@@ -402,10 +405,7 @@ def _run(args: Sequence[str] | None) -> int:
             node.close()
             node.destroy_node()
         rclpy.try_shutdown()
-        # The middleware gives its shared memory back (35 MB of /dev/shm) with the last reference to
-        # the node, which is in cycles: the interpreter has to find those as it ends.
-        gc.unfreeze()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -143,12 +143,6 @@ class PolicyStatus:
         except FogError as error:
             return False, str(error)
 
-    def close(self) -> None:
-        """Wait a while for the report's picture."""
-        if self._files is not None and not self._files.wait(10.0):
-            path = self._node.report_path
-            self._node.get_logger().warning(f"report {path}: no picture was drawn")
-
 
 def _causes(verdict: Verdict) -> set[str]:
     return {str(reason.cause) for reason in verdict.stops}

@@ -36,3 +36,16 @@ def test_signals_interrupt(name: str) -> None:
 def test_nohup_keeps_a_process_running() -> None:
     assert run(["nohup"], "SIGHUP") == ["went on", "put back"]
     assert run(["nohup"], "SIGTERM") == ["interrupted", "put back"]
+
+
+def test_a_process_ends_at_once_and_has_said_all() -> None:
+    script = """
+import atexit
+from fog_policy import exit_signals
+atexit.register(print, "the interpreter was closed")
+print("last word", end="")
+exit_signals.end_process(3)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "last word", "")

@@ -103,7 +103,9 @@ def measure(
     runs: list[dict[str, Any]] = []
     series: list[dict[str, Any]] = []
     interrupted = False
-    with tempfile.TemporaryDirectory(prefix="fog_deployment_") as scratch, progress_bar() as report:
+    # The node's own picture may still be drawn when the folder goes.
+    folders = tempfile.TemporaryDirectory(prefix="fog_deployment_", ignore_cleanup_errors=True)
+    with folders as scratch, progress_bar() as report:
         place = Path(scratch)
         policies = [
             make_policy(bundle, place / f"bundle_{hz:g}", control_hz=hz, image_size=image_size)
