@@ -72,6 +72,19 @@ def test_the_policy_s_episodes_are_those_of_the_same_commands_without_ros(
         assert turned[-1] - turned[0] > 1.2
         assert np.abs(turned - expected).max() < 0.6
         assert live["return"] == pytest.approx(sum(live["rewards"]))
+        assert live["stopped"]["steps"] <= 3, "at most until the first pictures after the reset"
+
+
+def test_steps_in_which_the_safety_filter_holds_the_robot_are_counted(
+    short: TaskConfig, tmp_path: Path
+) -> None:
+    """A walking robot always tilts a little: by more than this task allows."""
+    strict = replace(short, safety=replace(short.safety, max_tilt_rad=1e-5, fall_tilt_rad=0.0))
+    bundle = write_toy_bundle(strict, tmp_path / "bundle", (0.5, 0.0, 0.0))
+    record = evaluate_over_ros(strict, bundle, SEEDS[:1], output=tmp_path / "policy.json")
+    (episode,) = record["episodes"]
+    assert episode["stopped"]["steps"] >= STEPS - 2
+    assert episode["stopped"]["causes"]["tilt"] == episode["stopped"]["steps"]
 
 
 def test_real_time_needs_no_simulated_clock(short: TaskConfig, tmp_path: Path) -> None:

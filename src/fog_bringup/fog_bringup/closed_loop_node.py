@@ -10,11 +10,13 @@ import json
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -62,6 +64,8 @@ class _Moment:
     command: bytes | None
     """The newest one, serialised."""
     observation: Observation
+    stopped_by: tuple[str, ...]
+    """Why the policy's node stopped the robot; empty where it drives."""
 
 
 class _Ended(Exception):
@@ -98,6 +102,7 @@ class ClosedLoopNode(FogNode):
         self._task = find_task(task_name)
         self._max_steps = max_steps or self._task.episode.max_steps
         self._drives_itself = not policy
+        self._status_name = f"{policy.rsplit('/', 1)[-1]}: control"
         if self._task.reward is None:
             raise FogError(f"task '{self._task.name}' names no reward topic: nothing to measure")
         self._change_state = self.create_client(ChangeState, f"{policy}/change_state")
@@ -107,6 +112,7 @@ class ClosedLoopNode(FogNode):
         self._numbers: dict[str, float] = {}
         self._commands = 0
         self._command: bytes | None = None
+        self._stopped_by: tuple[str, ...] = ()
         self._moments: list[_Moment] = []
         self._heard = threading.Condition()
         self._closing = False
@@ -117,6 +123,7 @@ class ClosedLoopNode(FogNode):
         for stream in (self._task.reward, self._task.end):
             if stream is not None:
                 self._listen(stream.type, stream.topic, functools.partial(self._on_number, stream))
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, _DEPTH)
         action = self._task.action
         self._listen(action.type, action.topic, self._on_command)
         self._image_stamps: list[int] | None = [] if count_images else None
@@ -168,6 +175,12 @@ class ClosedLoopNode(FogNode):
         self._commands += 1
         self._command = data
 
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == self._status_name:
+                causes = next((v.value for v in status.values if v.key == "stopped_by"), "")
+                self._stopped_by = tuple(causes.split(", ")) if causes else ()
+
     def _on_image(self, data: bytes) -> None:
         stamp_ns = stamp_of(data)
         self._film.receive(stamp_ns, data)
@@ -183,7 +196,7 @@ class ClosedLoopNode(FogNode):
             return
         end = task.end is not None and self._numbers.get(task.end.topic, 0.0) != 0.0
         observation = replace(observation, reward=reward, end=end)
-        moment = _Moment(stamp_ns, self._commands, self._command, observation)
+        moment = _Moment(stamp_ns, self._commands, self._command, observation, self._stopped_by)
         with self._heard:
             self._moments.append(moment)
             self._heard.notify_all()
@@ -297,6 +310,7 @@ class ClosedLoopNode(FogNode):
         if seed in self._filmed:
             self._keep_film(seed, seen)
         commands = seen[-1].commands - seen[0].commands
+        stops = [m.stopped_by for m in seen[1:] if m.stopped_by]
         record = episode_record(
             self._task,
             seed,
@@ -306,6 +320,9 @@ class ClosedLoopNode(FogNode):
             max_steps=steps,
             conditions=conditions,
         )
+        if not self._drives_itself:
+            causes = Counter(cause for stop in stops for cause in stop)
+            record["stopped"] = {"steps": len(stops), "causes": dict(sorted(causes.items()))}
         if self._image_stamps is not None:
             # The last ones may still be under way.
             stamps, last_ns = set(self._image_stamps), moment.stamp_ns - period_ns

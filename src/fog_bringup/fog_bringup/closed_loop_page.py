@@ -135,7 +135,7 @@ def _success(figures: Figures) -> Iterator[str]:
     rows = [[_title(names, name), *_cells(figures["rows"][name])] for name in names]
     distance = figures["criterion"]["of_distance"] if figures["criterion"] else "distance"
     header = ("", "episodes", "success", "median time to it", f"{distance} at the end", "falls",
-              "return")  # fmt: skip
+              "return", "held by the safety filter")  # fmt: skip
     parts = [table("The same start states for all", rows, header, numbers=True)]
     if any(row["success"] for row in figures["rows"].values()):
         parts.append(
@@ -155,7 +155,7 @@ def _title(names: Mapping[str, Any], name: str) -> str:
 
 def _cells(found: Figures) -> list[str]:
     if not found["episodes"]:
-        return ["0", *["–"] * 5]
+        return ["0", *["–"] * 6]
     success = found["success"]
     if success is None:
         judged = ["–"] * 4
@@ -168,7 +168,17 @@ def _cells(found: Figures) -> list[str]:
             str(found["fell"]),
         ]
     returns = f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
-    return [str(found["episodes"]), *judged, returns]
+    return [str(found["episodes"]), *judged, returns, _held(found)]
+
+
+def _held(found: Figures) -> str:
+    """Share of the control steps, and why, the most frequent cause first."""
+    stopped = found.get("stopped")
+    if stopped is None:
+        return "–"
+    causes = sorted(stopped["causes"].items(), key=lambda item: -item[1])
+    words = ", ".join(cause.replace("_", " ") for cause, _ in causes)
+    return f"{stopped['share']:.1%} of steps" + (f" ({words})" if words else "")
 
 
 def _variations(figures: Figures) -> Iterator[str]:
@@ -180,7 +190,7 @@ def _variations(figures: Figures) -> Iterator[str]:
                 continue
             rows.append([f"{about['title']}: {name}", *_varied(found)])
     header = ("", "episodes", "success", "difference to nominal", "median time to it",
-              "images that did not arrive")  # fmt: skip
+              "images that did not arrive", "held by the safety filter")  # fmt: skip
     words = "; ".join(f"{v['title']}: {v['words']}" for v in figures["variations"].values())
     yield from _section(
         "variations",
@@ -199,7 +209,7 @@ def _variations(figures: Figures) -> Iterator[str]:
 
 def _varied(found: Figures) -> list[str]:
     if not found["episodes"]:
-        return ["0", *["–"] * 4]
+        return ["0", *["–"] * 5]
     success, change = found["success"], found["difference"]
     time, images = found.get("time_to_success_s"), found.get("images")
     return [
@@ -211,6 +221,7 @@ def _varied(found: Figures) -> list[str]:
         else "–",
         "–" if time is None else f"{time['median']:.1f} s",
         "–" if images is None else f"{images['lost_share']:.1%} of {images['pictures']:,}",
+        _held(found),
     ]
 
 

@@ -147,14 +147,24 @@ def summarise(
         ``share``, ``low``, ``high``; Wilson's interval); ``time_to_success_s`` and
         ``final_distance_m`` (over all episodes); ``fell``, how many; ``missed_steps``; ``images``
         (pictures taken, images that arrived) where they were counted; ``difference`` to the nominal
-        share, over the seeds that both have; ``per_episode``. Nothing but ``episodes``, 0, and
-        ``success``, None, where there is none.
+        share, over the seeds that both have; ``stopped`` (control steps in which the safety filter
+        held the robot, of all, and by cause) where a policy's node drove; ``per_episode``. Nothing
+        but ``episodes``, 0, and ``success``, None, where there is none.
     """
     episodes = record["episodes"]
     if not episodes:
         return {"episodes": 0, "success": None, "difference": None, "per_episode": []}
     found: dict[str, Any] = {**summarise_returns(record), "success": None, "difference": None}
     found["missed_steps"] = sum(e["missed"] for e in episodes)
+    if driven := [e for e in episodes if "stopped" in e]:
+        stops = [e["stopped"] for e in driven]
+        of, held = sum(len(e["base"]) - 1 for e in driven), sum(s["steps"] for s in stops)
+        causes = {cause for stop in stops for cause in stop["causes"]}
+        found["stopped"] = {
+            "steps": held,
+            "share": held / max(of, 1),
+            "causes": {c: sum(s["causes"].get(c, 0) for s in stops) for c in sorted(causes)},
+        }
     if counted := [e for e in episodes if "images" in e]:
         taken, arrived = (sum(e[k] for e in counted) for k in ("pictures", "images"))
         found["images"] = {

@@ -84,6 +84,15 @@ def test_figures_of_a_row_by_hand() -> None:
     )
     assert found["per_episode"][0]["conditions"] == {"cube_mass_factor": 0.7}
     assert [r["success"] for r in found["per_episode"]] == [True, False, True, False]
+    assert "stopped" not in found, "nothing is known about it"
+    held = [
+        {"steps": 2, "causes": {"tilt": 2, "image": 1}},
+        {"steps": 1, "causes": {"out_of_distribution": 1}},
+    ]
+    driven = record(*(episode(s, 1.0, 0.9, 0.8, 0.7, stopped=h) for s, h in enumerate(held)))
+    assert summarise(driven, criterion)["stopped"] == {
+        "steps": 3, "share": 0.5, "causes": {"image": 1, "out_of_distribution": 1, "tilt": 2},
+    }  # fmt: skip
     empty = summarise(record(), criterion, base)
     assert (empty["episodes"], empty["success"], empty["difference"]) == (0, None, None)
     other = summarise(nominal, None)

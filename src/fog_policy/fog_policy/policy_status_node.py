@@ -94,7 +94,8 @@ class PolicyStatus:
         if self.holds is not None and loop is not None:
             verdict = self._verdict
             values.update(loop.report.to_dict(newest=_SHOWN_TICKS))
-            values["limited_by"] = ", ".join(verdict.limits) if verdict is not None else ""
+            values["stopped_by"] = ", ".join(sorted(_causes(verdict))) if verdict else ""
+            values["limited_by"] = ", ".join(verdict.limits) if verdict else ""
             values["hold"] = self.holds
         self._publisher.publish(
             encode_diagnostics(node.get_name(), level, text, values, self._clock.now_ns())
