@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from fog_policy.actor_average import ActorAverage
 from fog_policy.actor_critic import Actor, ActorCriticConfig
 from fog_policy.cloning_config import CloningConfig
 from fog_policy.learner_state import fitting_state, load_optimiser, optimiser_tensors
@@ -105,7 +106,7 @@ class BehaviourCloning:
     """Fits the actor to recorded actions, with early stopping; a :class:`.learner.Learner`.
 
     An update is one pass over the training episodes. :attr:`actor` is the best one so far, by the
-    likelihood of held-out episodes.
+    likelihood of held-out episodes, of the averages of the weights after each pass.
     """
 
     imagined_steps = 0
@@ -130,6 +131,7 @@ class BehaviourCloning:
         sizes = ActorCriticConfig(local_model.features_size, local_model.config.action_size)
         self.actor = Actor(sizes).to(self.device)
         self._fitted = copy.deepcopy(self.actor)
+        self._average = ActorAverage(self._fitted, config.actor_average)
         self._optimiser = torch.optim.Adam(self._fitted.parameters(), lr=config.rate)
         self.episodes = {
             split: best_episodes(store, split, rank=config.rank, share=config.share)
@@ -202,25 +204,27 @@ class BehaviourCloning:
                     f"{float(norm)}, loss {float(loss.detach())}); lower rate"
                 )
             self._optimiser.step()
+            self._average.update()
             total += float(loss.detach()) * len(rows)
         with torch.no_grad():
-            held_out = -float(self._fitted.log_prob(*self._held_out).mean())
+            held_out = -float(self._average.policy.log_prob(*self._held_out).mean())
         self._since += 1
         if held_out < self._best:
             self._best, self._since = held_out, 0
-            self.actor.load_state_dict(self._fitted.state_dict())
+            self.actor.load_state_dict(self._average.policy.state_dict())
         return {"negative_log_likelihood": total / len(features), "held_out": held_out}
 
     def state(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
         """See :class:`.learner.Learner`."""
-        files: dict[str, Mapping[str, Tensor]] = {
+        average, averaged = self._average.state()
+        files: dict[str, Mapping[str, Tensor]] = average | {
             "actor": self.actor.state_dict(),
             "fitted": self._fitted.state_dict(),
             "local": self.local_model.state_dict(),
             "training": optimiser_tensors(self._optimiser, "actor")
             | random_state.capture(self.device),
         }
-        return files, {
+        return files, averaged | {
             "updates": self.updates,
             "since": self._since,
             "best": None if self._best == float("inf") else self._best,
@@ -252,6 +256,7 @@ class BehaviourCloning:
                     "the run imitated on the features of another local model; give the one that "
                     "it was made with, or train anew in another folder"
                 )
+            self._average.load(tensors, values)
             load_optimiser(self._optimiser, "actor", rest)
             self.updates, self._since = int(values["updates"]), int(values["since"])
             self._best = float("inf") if values["best"] is None else float(values["best"])

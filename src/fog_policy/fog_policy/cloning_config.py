@@ -22,6 +22,9 @@ class CloningConfig:
     patience: int = 10
     """Passes over the data without a better likelihood of held-out episodes, after which the
     policy stays as it was at its best."""
+    actor_average: float = 0.999
+    """Share of the average of the actor's weights that stays, per minibatch; the average is what is
+    judged by held-out episodes, and kept. 0: the weights themselves."""
     gradient_clip: float = 1.0
     limit: float = 0.995
     """Recorded actions are brought within this of zero: at the very bounds a squashed Gaussian
@@ -44,5 +47,7 @@ class CloningConfig:
             raise FogError(f"share is {self.share}; expected at most 1")
         if self.limit >= 1:
             raise FogError(f"limit is {self.limit}; expected less than 1")
+        if not 0 <= self.actor_average < 1:
+            raise FogError(f"actor_average is {self.actor_average}; expected 0 or more, below 1")
         if self.rank not in ("return", "final"):
             raise FogError(f"rank is {self.rank!r}; expected return or final")

@@ -132,6 +132,35 @@ def test_stops_at_its_best(driven_store: EpisodeStore, tiny_local: LocalModel) -
     assert all(torch.equal(before[k], v) for k, v in made.actor.state_dict().items())
 
 
+def test_the_average_of_the_weights_is_kept(
+    driven_store: EpisodeStore, tiny_local: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the weights after every minibatch, less of it while there were few; or the last ones."""
+    config = replace(CONFIG, actor_average=0.7)
+    made = BehaviourCloning(driven_store, tiny_local, config)
+    step, weights = made._optimiser.step, list[torch.Tensor]()
+
+    def recorded() -> None:
+        step()
+        with torch.no_grad():
+            weights.append(torch.cat([p.flatten().double() for p in made._fitted.parameters()]))
+
+    monkeypatch.setattr(made._optimiser, "step", recorded)
+    made.update()
+    expected = weights[0]
+    for count, value in enumerate(weights[1:], start=1):
+        keep = min(0.7, (1 + count) / (10 + count))
+        expected = keep * expected + (1 - keep) * value
+    assert len(weights) > 10
+    found = torch.cat([p.detach().flatten().double() for p in made.actor.parameters()])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert float((found - weights[-1]).abs().max()) > 1e-4
+    plain = BehaviourCloning(driven_store, tiny_local, replace(config, actor_average=0.0))
+    plain.update()
+    for kept, fitted in zip(plain.actor.parameters(), plain._fitted.parameters(), strict=True):
+        assert torch.equal(kept, fitted)
+
+
 def test_actions_at_their_bounds_have_a_likelihood(
     tiny_store: EpisodeStore, tiny_local: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,3 +218,5 @@ def test_settings_that_cannot_be() -> None:
         CloningConfig(share=1.5)
     with pytest.raises(FogError, match="limit is 1"):
         CloningConfig(limit=1.0)
+    with pytest.raises(FogError, match=r"actor_average is 1\.0; expected 0 or more, below 1"):
+        CloningConfig(actor_average=1.0)
