@@ -173,7 +173,7 @@ def test_what_is_not_safe_is_counted_and_shown() -> None:
         one("killed_camera", 0.75, safe=False, late=True),
         one("frozen_camera", None, safe=False),
     ]
-    found = summary(each, {"out_of_bounds": 2, "commands": 900})
+    found = summary(each, {"out_of_bounds": 2, "commands": 900, "unseen": 3})
     assert (found["injected"], found["safe_stops"], found["late"]) == (4, 2, 1)
     assert found["out_of_bounds"] == 2
     assert list(found["kinds"]) == ["killed_camera", "frozen_camera", "corrupt_image"]

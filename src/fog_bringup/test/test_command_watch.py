@@ -45,6 +45,24 @@ def test_slew_rate_with_one_period_of_slack() -> None:
     assert found == ["linear.x changed by 0.321 in 0.020 s, its slew rate is 8/s"]
 
 
+def test_what_follows_on_a_command_that_was_not_seen_is_not_judged() -> None:
+    """A new publisher's first commands are lost until it has been discovered."""
+
+    def step(watch: CommandWatch, at: int, value: float, publisher: bytes, number: int) -> bool:
+        command = [value, 0.0, 0.0]
+        return bool(watch.see(at * MS, command, publisher=publisher, number=number))
+
+    watch = CommandWatch(TASK)
+    assert not step(watch, 0, 0.8, b"a", 4), "three were lost before"
+    assert not step(watch, 20, 0.6, b"a", 5)
+    assert step(watch, 40, 0.2, b"a", 6), "this one follows: 0.4 in 20 ms are more than 0.32"
+    assert not step(watch, 60, 0.7, b"a", 8)
+    assert step(watch, 80, 0.1, b"b", 1), "somebody else's first: the robot gets it all the same"
+    assert not step(watch, 800, 0.5, b"c", 3)
+    assert step(watch, 820, 0.9, b"c", 5), "bounds are judged whatever came before"
+    assert (watch.tally.unseen, watch.tally.out_of_bounds) == (3 + 1 + 2 + 1, 3)
+
+
 def test_steps_that_each_use_the_slack_add_up() -> None:
     # Four steps of 0.2 in 20 ms each: every one is within 0.32, but 0.8 in 80 ms is not within
     # 8 * (0.06 + 0.02) = 0.64 from the first to the fourth.

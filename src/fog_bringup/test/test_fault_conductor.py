@@ -79,7 +79,7 @@ class ToldChain:
         self._done("restart")
 
     def tally(self) -> dict[str, Any]:
-        return {"commands": 10, "out_of_bounds": 0}
+        return {"commands": 10, "out_of_bounds": 0, "unseen": 0}
 
     def check(self) -> None:
         pass

@@ -32,6 +32,8 @@ class Tally:
     zeros: int = 0
     out_of_bounds: int = 0
     """Commands that were not finite, outside the bounds, or beyond the slew rate."""
+    unseen: int = 0
+    """Commands that were published and did not arrive here, by the middleware's numbers."""
     fastest: float = 0.0
     """Largest change, as a share of what the slew rate allowed (with the slack)."""
 
@@ -52,19 +54,37 @@ class CommandWatch:
         self._slack = _EPSILON * (self._high - self._low)
         self._slew = np.asarray(task.safety.slew_per_s)
         self._recent: deque[tuple[int, npt.NDArray[np.float64]]] = deque()
+        self._numbers: dict[bytes, int] = {}
 
-    def see(self, time_ns: int, command: npt.ArrayLike) -> list[str]:
+    def see(
+        self,
+        time_ns: int,
+        command: npt.ArrayLike,
+        *,
+        publisher: bytes = b"",
+        number: int | None = None,
+    ) -> list[str]:
         """Take in a command.
 
         Args:
             time_ns: When it was published, ns, in order.
             command: ``[action]``, physical units.
+            publisher: Who published it.
+            number: Which of its commands this is, counted from 1; None: not known. A publisher's
+                first ones are lost until it has been discovered, and how a command follows on one
+                that was not seen cannot be judged.
 
         Returns:
             What is wrong with it, in words; empty when nothing is.
         """
         values = np.asarray(command, np.float64)
         self.tally.commands += 1
+        follows = True
+        if number is not None:
+            unseen = number - self._numbers.get(publisher, 0) - 1
+            follows = unseen <= 0
+            self.tally.unseen += max(0, unseen)
+            self._numbers[publisher] = number
         if not np.isfinite(values).all():
             self._recent.clear()
             self.moving = True
@@ -83,9 +103,11 @@ class CommandWatch:
             self._recent.clear()
         while len(self._recent) > 1 and time_ns - self._recent[0][0] > _WINDOW_NS:
             self._recent.popleft()
-        if self.moving:
+        if not follows:
+            self._recent.clear()
+        elif self.moving:
             problems += self._too_fast(time_ns, values)
-        else:
+        if not self.moving:
             self._recent.clear()  # a stop takes effect at once, and the next change counts from it
         self._recent.append((time_ns, values))
         self.tally.out_of_bounds += bool(problems)

@@ -110,11 +110,14 @@ class FaultWatch:
             self._called.remove(call)
 
     def _on_command(self, data: bytes, info: Any) -> None:
-        published_ns = info["source_timestamp"]
+        published_ns, gid = info["source_timestamp"], info.get("publisher_gid")
         try:
             message = messages.deserialise(bytes(data), self._action.type)
             problems = self._watch.see(
-                published_ns, messages.read_fields(message, self._action.fields)
+                published_ns,
+                messages.read_fields(message, self._action.fields),
+                publisher=gid["data"] if gid else b"",
+                number=info.get("publication_sequence_number"),
             )
         except FogError as error:
             problems = [str(error)]

@@ -67,7 +67,8 @@ def measure(
 
         - ``injected``, ``safe_stops`` (see above), ``late`` (stopped for the right reason, but
           later than the limit and ``allowance_s``), ``out_of_bounds`` (commands that were not
-          finite, outside the bounds or beyond the slew rate, out of ``commands``),
+          finite, outside the bounds or beyond the slew rate, out of ``commands``;
+          ``commands_unseen`` did not arrive where that is judged),
           ``left_behind`` (processes that were still there after the end), ``recovered`` (the robot
           was driven again without a restart of the policy node; where that was what was killed,
           after its start);
@@ -153,6 +154,7 @@ def summary(each: Sequence[dict[str, Any]], tally: dict[str, Any]) -> dict[str, 
         "late": sum(one["late"] for one in each),
         "out_of_bounds": tally["out_of_bounds"],
         "commands": tally["commands"],
+        "commands_unseen": tally["unseen"],
         "left_behind": 0,
         "recovered": sum(one["recovered"] for one in each),
         "allowance_s": ALLOWANCE_S,
@@ -170,7 +172,7 @@ class _Conductor:
         self.each: list[dict[str, Any]] = []
         self._chain, self._camera_hz, self._random = chain, camera_hz, random
         self._unasked, self._falls = 0, 0
-        self.tally: dict[str, Any] = {"commands": 0, "out_of_bounds": 0}
+        self.tally: dict[str, Any] = {"commands": 0, "out_of_bounds": 0, "unseen": 0}
 
     def run(self, order: Sequence[str], report: Report) -> None:
         """Inject faults of these kinds."""
