@@ -114,9 +114,6 @@ def run(make_node: Callable[[], FogNode], args: Sequence[str] | None = None) -> 
             status = _report(node, error)
         finally:
             status = _close(node) or status
-            # The process ends with the node; a second Ctrl-C, which a launcher passes on, would
-            # make a regular end look like a death.
-            exit_signals.ignore()
     return status
 
 
@@ -135,17 +132,14 @@ class _Signals:
 
     def __enter__(self) -> _Signals:
         """Install the handlers (signals reach the main thread only)."""
-        self._before = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._receive)
+                signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Put the former handlers back, unless others have been set meanwhile."""
-        for number, handler in self._before.items():
-            if signal.getsignal(number) == self._receive:
-                signal.signal(number, handler)
+        """Ignore signals until the process ends, which is soon: a second Ctrl-C is no death."""
+        exit_signals.ignore()
 
     def _receive(self, number: int, frame: object) -> None:
         self.received = True

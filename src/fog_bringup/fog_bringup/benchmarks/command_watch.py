@@ -79,11 +79,10 @@ class CommandWatch:
         """
         values = np.asarray(command, np.float64)
         self.tally.commands += 1
-        follows = True
+        unseen = 0
         if number is not None:
-            unseen = number - self._numbers.get(publisher, 0) - 1
-            follows = unseen <= 0
-            self.tally.unseen += max(0, unseen)
+            unseen = max(0, number - self._numbers.get(publisher, 0) - 1)
+            self.tally.unseen += unseen
             self._numbers[publisher] = number
         if not np.isfinite(values).all():
             self._recent.clear()
@@ -103,12 +102,10 @@ class CommandWatch:
             self._recent.clear()
         while len(self._recent) > 1 and time_ns - self._recent[0][0] > _WINDOW_NS:
             self._recent.popleft()
-        if not follows:
-            self._recent.clear()
-        elif self.moving:
+        if self.moving and not unseen:
             problems += self._too_fast(time_ns, values)
-        if not self.moving:
-            self._recent.clear()  # a stop takes effect at once, and the next change counts from it
+        else:  # a stop takes effect at once; either way the next change counts from here
+            self._recent.clear()
         self._recent.append((time_ns, values))
         self.tally.out_of_bounds += bool(problems)
         return problems

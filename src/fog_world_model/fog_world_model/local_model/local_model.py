@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -153,7 +152,7 @@ class LocalModel(nn.Module):
         seen = windows
         if config.light_jitter > 0:
             other = light_jitter(windows.image, config.light_jitter)
-            seen = dataclasses.replace(windows, image=other)
+            seen = replace(windows, image=other)
         states, prior, posterior = self.filter(seen, sample=True)
         image, proprioception = self.decoder(states.features)
         # Half the squared error in units of [0, 1] summed over pixels, as DreamerV3 weighs it.
