@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -12,6 +13,8 @@ from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 _SAMPLES = 8
 _POLL_S = 0.005
 _GRAPH_POLL_S = 0.05
+_NO_NAMES = ("_NODE_NAME_UNKNOWN_", "_CREATED_BY_BARE_DDS_APP_")
+"""What the middleware calls the node of an endpoint until it knows better (rmw_dds_common)."""
 
 
 def graph_misfit(
@@ -43,10 +46,12 @@ def graph_misfit(
 
 
 def discover(node: Node, topics: Collection[str], seconds: float) -> None:
-    """Wait until every topic has a publisher on the graph, of whatever type.
+    """Wait until every topic has a publisher on the graph, of whatever type, with its name.
 
     Others are known a while after a node has begun only: those whose first announcement was lost
-    come with a later one. A robot that has not been discovered would seem to fit any bundle.
+    come with a later one. A robot that has not been discovered would seem to fit any bundle. The
+    names of nodes come after their publishers, by a message of their own; a publisher outside ROS
+    never gets one, and is waited for to the end.
 
     Args:
         node: Sees the graph.
@@ -55,7 +60,8 @@ def discover(node: Node, topics: Collection[str], seconds: float) -> None:
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if all(node.get_publishers_info_by_topic(topic) for topic in topics):
+        others = [node.get_publishers_info_by_topic(topic) for topic in topics]
+        if all(others) and all(_has_name(other) for other in itertools.chain(*others)):
             return
         time.sleep(_GRAPH_POLL_S)
 
@@ -96,13 +102,23 @@ def listen(
 def _endpoint_misfit(
     topic: str, kind: str, other: Any, verb: str, sends: QoSProfile, hears: QoSProfile
 ) -> list[str]:
-    who = f"by /{other.node_name}"
+    who = f"by {_full_name(other)}"
     if other.topic_type != kind:
         return [f"{topic} is {verb} {who} as {other.topic_type}, but the bundle has it as {kind}"]
     compatible, reason = qos_check_compatible(_kinds(sends), _kinds(hears))
     if compatible == QoSCompatibility.ERROR:
         return [f"{topic} {verb} {who}: its QoS does not fit ({reason})"]
     return []
+
+
+def _has_name(other: Any) -> bool:
+    return other.node_name not in _NO_NAMES
+
+
+def _full_name(other: Any) -> str:
+    if not _has_name(other):
+        return "a program that has not told the name of its node"
+    return f"{other.node_namespace.rstrip('/')}/{other.node_name}"
 
 
 def _kinds(qos: QoSProfile) -> QoSProfile:
