@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from fog_bringup.benchmarks.fault_chain import processes_with
+from fog_bringup.benchmarks.fault_conductor import ALLOWANCE_S
 from fog_bringup.benchmarks.fault_kinds import KINDS, draw, limit_s, plan, possible, watched
-from fog_bringup.benchmarks.faults import ALLOWANCE_S, measure, summary
+from fog_bringup.benchmarks.faults import measure, summary
 from fog_bringup.benchmarks.faults_picture import draw_faults
 from fog_bringup.benchmarks.faults_table import table
 from fog_bringup.benchmarks.stream_faults import CORRUPTIONS, make_fault
@@ -160,7 +161,7 @@ def one(kind: str, after_s: float | None, *, safe: bool, late: bool = False) -> 
         "recovered": True,
         "recovered_by": "itself",
         "recovery_s": 0.1,
-        "unasked_stops": 0,
+        "unasked_stops": [] if safe else ["image: is old"],
         "falls": 0,
         "finding": "" if safe else f"{kind}: something",
     }
@@ -190,6 +191,8 @@ def test_what_is_not_safe_is_counted_and_shown() -> None:
     assert "frozen_camera 1 0 0.500 never never itself 1x" in rows
     assert "2 of 900 commands outside bounds" in text
     assert "finding: frozen_camera: something" in text and "interrupted" in text
+    assert "besides: 2 stops that no fault had asked for, 0 falls" in text
+    assert text.count("no fault had asked for: image: is old") == 2
     drawn = png(lambda theme: draw_faults(result, theme), LIGHT, background="white")
     assert drawn.startswith(b"\x89PNG")
 

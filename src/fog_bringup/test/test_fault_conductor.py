@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fog_bringup.benchmarks import faults
+from fog_bringup.benchmarks import fault_conductor
 from fog_bringup.tasks import find_task
 
 JOINTS = "proprioception: not finite: /joint_states position.FR_hip_joint"
@@ -23,6 +23,8 @@ class ToldChain:
         says: On /diagnostics.
         goes_on_by: ``itself``, ``reset``, ``activate``, ``restart`` or nothing.
         twitches: A command that is not zero comes while the fault goes on.
+        before: The robot has stopped for something else, and walks again: when both happen,
+            from the fault.
         lost_s: Of the robot's time while the fault goes on.
     """
 
@@ -33,12 +35,13 @@ class ToldChain:
         goes_on_by: str = "itself",
         *,
         twitches: bool = False,
+        before: tuple[float, float] | None = None,
         lost_s: float = 0.0,
     ) -> None:
         self.task = find_task("reach_cube")
         self.asked: list[str] = []
         self._stop_s, self._says, self._goes_on_by = stop_s, says, goes_on_by
-        self._twitches, self._lost_s = twitches, lost_s
+        self._twitches, self._before, self._lost_s = twitches, before, lost_s
         self._told: list[dict[str, Any]] = []
         self._command(True, time.time_ns() - 10**9)
 
@@ -46,16 +49,11 @@ class ToldChain:
         at_ns = time.time_ns()
         if topics and self._stop_s is not None:
             stop_ns = at_ns + round(self._stop_s * 1e9)
+            if self._before is not None:
+                for seconds, moving in zip(self._before, (False, True), strict=True):
+                    self._command(moving, at_ns + round(seconds * 1e9))
             self._command(False, stop_ns)
-            self._told.append(
-                {
-                    "event": "diagnostics",
-                    "ns": stop_ns + 1,
-                    "name": "policy_node: control",
-                    "level": 2,
-                    "text": self._says,
-                }
-            )
+            self._say(self._says, stop_ns + 1)
             if self._lost_s:
                 lost = {"event": "lost", "ns": stop_ns + 1, "seconds": self._lost_s}
                 self._told.append(lost)
@@ -98,6 +96,17 @@ class ToldChain:
     def _command(self, moving: bool, ns: int) -> None:
         self._told.append({"event": "command", "ns": ns, "moving": moving})
 
+    def _say(self, text: str, ns: int) -> None:
+        self._told.append(
+            {
+                "event": "diagnostics",
+                "ns": ns,
+                "name": "policy_node: control",
+                "level": 2,
+                "text": text,
+            }
+        )
+
     def _done(self, what: str) -> None:
         if what == self._goes_on_by and not self._told[-1].get("moving"):
             self._command(True, time.time_ns())
@@ -105,12 +114,16 @@ class ToldChain:
 
 @pytest.fixture(autouse=True)
 def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "_STEADY_S", (0.0, 0.001))
-    monkeypatch.setattr(faults, "_LASTS_S", (0.0, 0.001))
+    monkeypatch.setattr(fault_conductor, "_STEADY_S", (0.0, 0.001))
+    monkeypatch.setattr(fault_conductor, "_LASTS_S", (0.0, 0.001))
 
 
 def inject(chain: ToldChain) -> dict[str, Any]:
-    conductor = faults._Conductor(chain, 10.0, np.random.default_rng(0))  # type: ignore[arg-type]
+    conductor = fault_conductor.FaultConductor(
+        chain,  # type: ignore[arg-type]
+        10.0,
+        np.random.default_rng(0),
+    )
     conductor.run(["nan_joints"], lambda *arguments: None)
     assert conductor.tally["commands"] == 10
     (result,) = conductor.each
@@ -159,7 +172,26 @@ def test_a_late_stop_tells_of_a_robot_that_got_no_processor() -> None:
 def test_a_twitch_while_the_fault_goes_on_is_not_safe() -> None:
     result = inject(ToldChain(twitches=True))
     assert not result["safe"] and not result["stayed"]
-    assert "driven again while the fault went on" in result["finding"]
+    assert result["finding"].endswith(f"driven again while the fault went on: {JOINTS}")
+
+
+def test_a_stop_for_something_else_before_it_can_be_known_is_not_the_faults() -> None:
+    result = inject(ToldChain(stop_s=0.2, before=(0.05, 0.1)))
+    assert result["safe"] and result["stopped_after_s"] == pytest.approx(0.2, abs=1e-6)
+    result = inject(ToldChain(stop_s=0.4, before=(0.05, 0.1)))
+    assert result["late"] and not result["safe"], "nor does it come in its place"
+
+
+def test_a_robot_that_says_what_is_wrong_and_walks_on_is_not_safe() -> None:
+    class SaysAndWalks(ToldChain):
+        """Stops for something else, walks again, then says what is wrong and does nothing."""
+
+        def _command(self, moving: bool, ns: int) -> None:
+            if moving or not any(e["event"] == "command" and not e["moving"] for e in self._told):
+                super()._command(moving, ns)
+
+    result = inject(SaysAndWalks(stop_s=0.2, before=(0.05, 0.1)))
+    assert result["reason"] == JOINTS and not result["safe"] and not result["stayed"]
 
 
 @pytest.mark.parametrize(
@@ -197,10 +229,12 @@ def test_a_fault_that_finds_the_robot_standing_is_repeated() -> None:
             self.faults += bool(topics)
             if self.faults > 1:
                 return super().spoil(topics)
+            if topics:
+                self._say("image: is old", time.time_ns() - 2)
             self._command(not topics, time.time_ns() - 1)
             return time.time_ns()
 
     chain = StandsFirst()
     result = inject(chain)
     assert chain.faults == 2
-    assert result["safe"] and result["unasked_stops"] == 1
+    assert result["safe"] and result["unasked_stops"] == ["image: is old"]

@@ -45,6 +45,8 @@ def table(result: Mapping[str, Any]) -> str:
             f"besides: {counted['unasked_stops']} stops that no fault had asked for, "
             f"{counted['falls']} falls"
         )
+    for one in result["each"]:
+        lines += [f"no fault had asked for: {text}" for text in one["unasked_stops"]]
     lines += [f"finding: {text}" for text in counted["findings"]]
     if result.get("picture"):
         lines.append(f"picture: {result['picture']}")
