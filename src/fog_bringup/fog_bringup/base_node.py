@@ -6,7 +6,7 @@ import importlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import rclpy
@@ -64,6 +64,20 @@ class FogNode(ParametersNode):
 
     def close(self) -> None:
         """Release what the node holds; called once, whatever ended it."""
+
+
+def sender_of(info: Mapping[str, Any]) -> tuple[bytes, int | None]:
+    """Who published a message, and which of its messages it is.
+
+    Args:
+        info: What the middleware tells of the message.
+
+    Returns:
+        Identity of the publisher (empty: not told), and the message's number, counted from 1
+        (None: not told).
+    """
+    gid = info.get("publisher_gid")
+    return gid["data"] if gid else b"", info.get("publication_sequence_number")
 
 
 def message_class(typename: str) -> Any:

@@ -17,7 +17,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-from fog_bringup.base_node import message_class
+from fog_bringup.base_node import message_class, sender_of
 from fog_bringup.recording_intake import Taken
 
 try:
@@ -225,11 +225,8 @@ class TopicSubscriptions:
                     received_ns = now_ns
                 # One that had to be sent again comes before those that overtook it.
                 received_ns = newest_ns = max(received_ns, newest_ns)
-                gid = info.get("publisher_gid")
-                sequence = info.get("publication_sequence_number")
-                publisher = gid["data"] if gid else b""
                 sent_ns = info["source_timestamp"]
-                batch.append(Taken(received_ns, sent_ns, topic, data, publisher, sequence))
+                batch.append(Taken(received_ns, sent_ns, topic, data, *sender_of(info)))
 
 
 def _never_called(message: bytes) -> None:

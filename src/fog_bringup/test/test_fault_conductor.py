@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from fog_bringup.benchmarks import fault_conductor
+from fog_bringup.benchmarks.fault_chain import FaultChain
 from fog_bringup.tasks import find_task
 
 JOINTS = "proprioception: not finite: /joint_states position.FR_hip_joint"
@@ -119,11 +120,8 @@ def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def inject(chain: ToldChain) -> dict[str, Any]:
-    conductor = fault_conductor.FaultConductor(
-        chain,  # type: ignore[arg-type]
-        10.0,
-        np.random.default_rng(0),
-    )
+    stand_in = cast("FaultChain", chain)
+    conductor = fault_conductor.FaultConductor(stand_in, 10.0, np.random.default_rng(0))
     conductor.run(["nan_joints"], lambda *arguments: None)
     assert conductor.tally["commands"] == 10
     (result,) = conductor.each

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -60,8 +59,7 @@ def discover(node: Node, topics: Collection[str], seconds: float) -> None:
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        others = [node.get_publishers_info_by_topic(topic) for topic in topics]
-        if all(others) and all(_has_name(other) for other in itertools.chain(*others)):
+        if all(_are_known(node.get_publishers_info_by_topic(topic)) for topic in topics):
             return
         time.sleep(_GRAPH_POLL_S)
 
@@ -109,6 +107,10 @@ def _endpoint_misfit(
     if compatible == QoSCompatibility.ERROR:
         return [f"{topic} {verb} {who}: its QoS does not fit ({reason})"]
     return []
+
+
+def _are_known(others: Collection[Any]) -> bool:
+    return bool(others) and all(_has_name(other) for other in others)
 
 
 def _has_name(other: Any) -> bool:

@@ -93,11 +93,10 @@ class FaultConductor:
         if injection.by_robot or stop is None or reason is None:
             moved = stop is not None and self._moved_after(stop)
         else:
-            standing = self._newest_stop()
-            moved = standing is None or self._moved_after(reason)
-            stop = stop if moved else standing
+            moved = self._walking() or self._moved_after(reason)
+            stop = stop if moved else self._newest_command()
         after_s = None if stop is None else (stop["ns"] - at_ns) / 1e9
-        said = [e["text"] for e in chain.events()[first:] if _said(e, injection.status, "")]
+        said = [e["text"] for e in chain.events()[first:] if _said(e, injection.status)]
         over = len(chain.events())
         over_ns = self._end(injection)
         recovered_by, recovery_s = self._recover(injection, over, over_ns, stop is not None)
@@ -164,11 +163,6 @@ class FaultConductor:
             for e in self._chain.events()
         )
 
-    def _newest_stop(self) -> dict[str, Any] | None:
-        """The stop that holds now; None where the robot is driven."""
-        newest = self._newest_command()
-        return None if newest is None or newest["moving"] else newest
-
     def _end(self, injection: Injection) -> int:
         """Let the fault be over; when, ns."""
         chain = self._chain
@@ -182,17 +176,14 @@ class FaultConductor:
         self, injection: Injection, first: int, over_ns: int, stopped: bool
     ) -> tuple[str, float | None]:
         """Get the robot to walk again by the least that does it: how, and how long it took, s."""
-        chain, policy = self._chain, f"/{POLICY}"
+        chain = self._chain
         if not stopped and not injection.kill and self._walking():
             return "itself", 0.0  # it has walked on all the while
         patience_s = _START_S if injection.kill else _ITSELF_S
         if self._walks(first, patience_s):
             how = "start" if injection.kill else "itself"
             return how, self._since(first, over_ns)
-        if "fall" in self._last_said():
-            self._falls += 1
-            chain.request(trigger="/robot_node/reset")
-        chain.request(trigger=f"{policy}/reset_emergency_stop")
+        self._help()
         if self._walks(first, _SERVICE_S):
             return "reset", self._since(first, over_ns)
         for how, transitions in (
@@ -200,7 +191,7 @@ class FaultConductor:
             ("configure", ("deactivate", "cleanup", "configure", "activate")),
         ):
             for transition in transitions:
-                chain.request(node=policy, transition=transition)
+                chain.request(node=f"/{POLICY}", transition=transition)
             if self._walks(first, _SERVICE_S):
                 return how, self._since(first, over_ns)
         chain.kill(POLICY)
@@ -263,17 +254,15 @@ class FaultConductor:
 
     def _last_said(self) -> str:
         """What the policy node said last."""
-        for event in reversed(self._chain.events()):
-            if event["event"] == "diagnostics" and event["name"] == _STATUS:
-                return str(event["text"])
-        return ""
+        said = (e["text"] for e in reversed(self._chain.events()) if _said(e, _STATUS))
+        return str(next(said, ""))
 
     def _said_since(self, ns: int) -> str:
         """What the policy node has said was wrong since then."""
         wrong = (
             e["text"]
             for e in self._chain.events()
-            if _said(e, _STATUS, "") and e["level"] > 0 and e["ns"] >= ns
+            if _said(e, _STATUS) and e["level"] > 0 and e["ns"] >= ns
         )
         return ", then ".join(wrong) or "no reason was given"
 
@@ -298,7 +287,7 @@ class FaultConductor:
         return f"{what}: {'; '.join(found)}" if found else ""
 
 
-def _said(line: dict[str, Any], status: str, pattern: str) -> bool:
+def _said(line: dict[str, Any], status: str, pattern: str = "") -> bool:
     return (
         line["event"] == "diagnostics"
         and line["name"] == status

@@ -31,7 +31,7 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.client import Client
 from std_srvs.srv import Trigger
 
-from fog_bringup.base_node import message_class
+from fog_bringup.base_node import message_class, sender_of
 from fog_bringup.benchmarks.command_watch import CommandWatch
 from fog_bringup.benchmarks.ordered_node import follow_orders
 from fog_world_model.data import messages
@@ -110,14 +110,15 @@ class FaultWatch:
             self._called.remove(call)
 
     def _on_command(self, data: bytes, info: Any) -> None:
-        published_ns, gid = info["source_timestamp"], info.get("publisher_gid")
+        published_ns = info["source_timestamp"]
+        publisher, number = sender_of(info)
         try:
             message = messages.deserialise(bytes(data), self._action.type)
             problems = self._watch.see(
                 published_ns,
                 messages.read_fields(message, self._action.fields),
-                publisher=gid["data"] if gid else b"",
-                number=info.get("publication_sequence_number"),
+                publisher=publisher,
+                number=number,
             )
         except FogError as error:
             problems = [str(error)]

@@ -19,11 +19,7 @@ import numpy as np
 
 from fog_bringup.benchmarks.benchmark_policy import camera_rate, make_policy, robot_task
 from fog_bringup.benchmarks.fault_chain import FaultChain
-from fog_bringup.benchmarks.fault_conductor import (
-    ALLOWANCE_S,
-    COMMAND_TIMEOUT_S,
-    FaultConductor,
-)
+from fog_bringup.benchmarks.fault_conductor import ALLOWANCE_S, COMMAND_TIMEOUT_S, FaultConductor
 from fog_bringup.benchmarks.fault_kinds import KINDS, plan, possible
 from fog_bringup.benchmarks.faults_picture import draw_faults
 from fog_bringup.progress import progress_bar
